@@ -1,0 +1,1 @@
+"""Turn Hugging Face checkpoints into quantized GGUF files."""

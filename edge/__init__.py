@@ -1,0 +1,1 @@
+"""Run quantized language models on hardware people own."""
