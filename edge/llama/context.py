@@ -1,0 +1,158 @@
+"""A llama.cpp context: the KV cache of several sequences, and decode steps over them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.errors import EdgeError
+from edge.gguf_format import TENSOR_TYPES
+from edge.llama import log
+from edge.llama.library import backend
+from edge.llama.model import Model
+
+_FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+_NO_ROOM = 1  # llama_decode: no free cells in the KV cache
+
+
+class Batch:
+    """Tokens of one decode step, of any sequences. Reused from step to step.
+
+    The arrays of llama_batch are numpy arrays that llama.cpp reads in place; `seq_id` holds, for each token, the
+    address of its sequence number.
+    """
+
+    def __init__(self, capacity: int, sequences: int) -> None:
+        self.capacity = capacity
+        self.count = 0
+        self._tokens = np.zeros(capacity, np.int32)
+        self._positions = np.zeros(capacity, np.int32)
+        self._sequence_counts = np.ones(capacity, np.int32)
+        self._sequence_addresses = np.zeros(capacity, np.uintp)
+        self._wants_logits = np.zeros(capacity, np.int8)
+        self._sequences = np.arange(sequences, dtype=np.int32)
+        native = backend().llama_batch()
+        for field, array in (
+            ("token", self._tokens),
+            ("pos", self._positions),
+            ("n_seq_id", self._sequence_counts),
+            ("seq_id", self._sequence_addresses),
+            ("logits", self._wants_logits),
+        ):
+            kind = dict(native._fields_)[field]
+            setattr(native, field, ctypes.cast(array.ctypes.data, kind))
+        self._native = native
+
+    def clear(self) -> None:
+        self.count = 0
+
+    def add(self, tokens: Sequence[int], *, sequence: int, position: int, last_logits: bool) -> int:
+        """Append tokens of a sequence from a position on; gives the index of the last one in the batch."""
+        start, end = self.count, self.count + len(tokens)
+        assert start < end <= self.capacity, f"batch of {self.capacity} tokens overfilled"
+        self._tokens[start:end] = tokens
+        self._positions[start:end] = range(position, position + len(tokens))
+        self._sequence_addresses[start:end] = self._sequences.ctypes.data + 4 * sequence
+        self._wants_logits[start:end] = 0
+        self._wants_logits[end - 1] = last_logits
+        self.count = end
+        return end - 1
+
+    def want_all_logits(self) -> None:
+        """Ask for logits at every token added so far."""
+        self._wants_logits[: self.count] = 1
+
+    @property
+    def native(self) -> ctypes.Structure:
+        self._native.n_tokens = self.count
+        structure: ctypes.Structure = self._native
+        return structure
+
+
+class Context:
+    """The KV cache and compute buffers of a model for `sequences` sequences that share `context_tokens` cells."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        context_tokens: int,
+        sequences: int = 1,
+        threads: int = 1,
+        batch_tokens: int = 512,
+        max_outputs: int | None = None,
+        kv_type: str = "F16",
+        flash_attention: Literal["auto", "on", "off"] = "auto",
+    ) -> None:
+        self._llama = backend()
+        self._model = model
+        params = self._llama.llama_context_default_params()
+        params.n_ctx = context_tokens
+        params.n_batch = params.n_ubatch = min(batch_tokens, context_tokens)
+        params.n_seq_max = sequences
+        params.n_outputs_max = max_outputs or sequences
+        params.n_threads = params.n_threads_batch = threads
+        params.type_k = params.type_v = TENSOR_TYPES[kv_type].id
+        params.flash_attn_type = _FLASH_ATTENTION[flash_attention]
+        params.kv_unified = True
+        params.swa_full = False
+        params.no_perf = True
+        log.forget()
+        self.pointer = self._llama.llama_init_from_model(model.pointer, params)
+        if not self.pointer:
+            raise EdgeError(
+                f"llama.cpp cannot make a context of {context_tokens} tokens: {log.last_error() or 'no reason given'}",
+                hint="Ask for a shorter context with --ctx.",
+            )
+        self.context_tokens: int = self._llama.llama_n_ctx(self.pointer)
+        self.batch_tokens: int = self._llama.llama_n_batch(self.pointer)
+        self._memory = self._llama.llama_get_memory(self.pointer)
+        self._vocabulary_size = model.vocab.size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.pointer:
+            self._llama.llama_free(self.pointer)
+            self.pointer = None
+
+    def decode(self, batch: Batch) -> None:
+        """Run the model over a batch. EdgeError if the KV cache is full or the computation failed."""
+        log.forget()
+        status = self._llama.llama_decode(self.pointer, batch.native)
+        if status == 0:
+            return
+        if status == _NO_ROOM:
+            raise EdgeError(
+                f"The KV cache of {self.context_tokens} tokens is full.",
+                hint="Ask for a longer context with --ctx.",
+            )
+        raise EdgeError(
+            f"llama.cpp failed to decode (status {status}): {log.last_error() or 'no reason given'}",
+            hint="Check the file with: edge verify FILE.gguf",
+        )
+
+    def logits(self, index: int) -> npt.NDArray[np.float32]:
+        """Logits after the token at `index` of the last batch: a view [vocabulary], valid until the next decode."""
+        pointer = self._llama.llama_get_logits_ith(self.pointer, index)
+        assert pointer, f"no logits were asked for at index {index}"
+        return np.ctypeslib.as_array(pointer, shape=(self._vocabulary_size,))
+
+    def remove(self, sequence: int, first_position: int) -> bool:
+        """Forget a sequence from a position on; False if this kind of memory cannot."""
+        return bool(self._llama.llama_memory_seq_rm(self._memory, sequence, first_position, -1))
+
+    def first_position(self, sequence: int) -> int:
+        """The first position that every layer still holds; -1 if the sequence is empty."""
+        return int(self._llama.llama_memory_seq_pos_min(self._memory, sequence))

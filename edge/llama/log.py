@@ -1,0 +1,58 @@
+"""Keeps llama.cpp's log off the terminal and remembers its last lines, so that an error can say what it said."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from llama_cpp import llama_cpp as llama
+
+_ERROR = 4
+_CONTINUED = 5
+_KEPT_LINES = 200
+
+_lines: deque[tuple[int, str]] = deque(maxlen=_KEPT_LINES)
+_recorders: list[list[str]] = []
+
+
+@llama.llama_log_callback  # type: ignore[untyped-decorator]
+def _receive(level: int, text: bytes, user_data: Any) -> None:
+    line = text.decode("utf-8", "replace")
+    if level == _CONTINUED and _lines:
+        level, start = _lines.pop()
+        line = start + line
+    _lines.append((level, line))
+    for recorder in _recorders:
+        recorder.append(line)
+
+
+def capture() -> None:
+    """Route llama.cpp's and ggml's log to this module."""
+    llama.llama_log_set(_receive, ctypes.c_void_p(0))
+
+
+def last_error() -> str:
+    """The most recent error line without its function name, or an empty string."""
+    errors = (line for level, line in reversed(_lines) if level == _ERROR)
+    line = next(errors, "").strip()
+    name, separator, rest = line.partition(": ")
+    return rest if separator and " " not in name else line
+
+
+def forget() -> None:
+    """Drop what was logged so far, so that `last_error` speaks of what comes next."""
+    _lines.clear()
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[str]]:
+    """A list that receives every line logged inside the block."""
+    lines: list[str] = []
+    _recorders.append(lines)
+    try:
+        yield lines
+    finally:
+        _recorders.remove(lines)

@@ -1,0 +1,81 @@
+"""A model file opened by llama.cpp."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from edge.errors import EdgeError
+from edge.llama import log
+from edge.llama.library import backend
+from edge.llama.vocab import Vocab
+
+_LOAD_MODE_MMAP = 1
+
+
+class Model:
+    """The weights and the vocabulary of one GGUF file. A context manager that frees them.
+
+    The file is trusted to be sound: `edge.gguf_file.read_gguf` has to have seen it, because native code may abort the
+    process on one that is not.
+    """
+
+    def __init__(self, path: Path, *, gpu_layers: int = -1, vocabulary_only: bool = False) -> None:
+        self._llama = backend()
+        self.path = path
+        self.pointer: Any = None
+        params = self._llama.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        params.load_mode = _LOAD_MODE_MMAP
+        params.vocab_only = vocabulary_only
+        log.forget()
+        self.pointer = self._llama.llama_model_load_from_file(str(path).encode(), params)
+        if not self.pointer:
+            raise EdgeError(
+                f"llama.cpp cannot load {path}: {log.last_error() or 'no reason given'}",
+                hint=f"See what is in the file with: edge inspect {path}",
+            )
+        self.vocab = Vocab(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.pointer:
+            self._llama.llama_model_free(self.pointer)
+            self.pointer = None
+
+    @property
+    def trained_context_tokens(self) -> int:
+        return int(self._llama.llama_model_n_ctx_train(self.pointer))
+
+    @property
+    def sliding_window(self) -> int:
+        """Tokens that the sliding-window layers see; 0 if the model has none."""
+        return int(self._llama.llama_model_n_swa(self.pointer))
+
+    @property
+    def parameter_count(self) -> int:
+        return int(self._llama.llama_model_n_params(self.pointer))
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        template = self._llama.llama_model_chat_template(self.pointer, None)
+        return template.decode("utf-8", "replace") if template else None
+
+    def metadata(self, key: str) -> str | None:
+        """The value of a metadata key as text, or None; arrays are not available this way."""
+        size = self._llama.llama_model_meta_val_str(self.pointer, key.encode(), None, 0)
+        if size < 0:
+            return None
+        buffer = ctypes.create_string_buffer(size + 1)
+        self._llama.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")

@@ -1,0 +1,66 @@
+"""ggml's conversion and quantization of rows of weights.
+
+Every call works on memory of the caller and releases the GIL, so several threads may convert at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.errors import EdgeError
+from edge.gguf_format import TensorType
+from edge.llama import log
+from edge.llama.library import backend, ggml
+
+Floats = npt.NDArray[np.float32]
+
+# llama_ftype numbers of general.file_type. Source: llama.h
+FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "Q4_K_M": 15, "BF16": 32}
+
+
+def to_float32(rows: npt.NDArray[Any], out: Floats) -> None:
+    """Widen F16 or BF16 (as uint16) values into `out` of the same shape; both contiguous."""
+    assert rows.flags.c_contiguous and out.flags.c_contiguous and rows.size == out.size
+    function = ggml().ggml_fp16_to_fp32_row if rows.dtype == np.float16 else ggml().ggml_bf16_to_fp32_row
+    function(rows.ctypes.data, out.ctypes.data, rows.size)
+
+
+def quantize_rows(rows: Floats, kind: TensorType, out: npt.NDArray[np.uint8]) -> None:
+    """Encode float32 rows [rows, columns] as `kind` into `out` of exactly the encoded size.
+
+    Source: ggml_quantize_chunk, which llama_model_quantize uses as well; F16 and BF16 round to nearest even.
+    """
+    count, columns = rows.shape
+    assert rows.flags.c_contiguous and out.flags.c_contiguous
+    assert out.nbytes == count * kind.row_bytes(columns), f"{out.nbytes} bytes for {count} rows of {kind.name}"
+    library = ggml()
+    if kind.name == "F32":
+        out.view(np.float32)[:] = rows.reshape(-1)
+    elif kind.name == "F16":
+        library.ggml_fp32_to_fp16_row(rows.ctypes.data, out.ctypes.data, rows.size)
+    elif kind.name == "BF16":
+        library.ggml_fp32_to_bf16_row(rows.ctypes.data, out.ctypes.data, rows.size)
+    else:
+        library.ggml_quantize_chunk(kind.id, rows.ctypes.data, out.ctypes.data, 0, count, columns, None)
+
+
+def is_sound(encoded: npt.NDArray[np.uint8], kind: TensorType) -> bool:
+    """Whether encoded rows hold finite values only (the scales of quantized blocks included)."""
+    return bool(ggml().ggml_validate_row_data(kind.id, encoded.ctypes.data, encoded.nbytes))
+
+
+def quantize_file(source: Path, target: Path, quantization: str, *, threads: int = 0) -> None:
+    """Quantize a GGUF file with llama.cpp's own llama_model_quantize: the oracle of our converter, and its anchor."""
+    llama = backend()
+    params = llama.llama_model_quantize_default_params()
+    params.nthread = threads
+    params.ftype = FILE_TYPES[quantization]
+    log.forget()
+    status = llama.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    if status != 0:
+        raise EdgeError(f"llama.cpp cannot quantize {source}: {log.last_error()}", hint="See its log above.")
