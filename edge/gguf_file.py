@@ -1,0 +1,411 @@
+"""What is in a GGUF file, read and checked in pure Python before any native code sees the file.
+
+A file that passes keeps the promises that llama.cpp takes for granted: counts and lengths stay inside the file, names
+are unique and short enough, each tensor's shape, type and place fit together. It knows the container only, not what a
+model of some architecture needs.
+
+Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (format), llama.cpp's ggml/src/gguf.cpp (limits).
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, TypeAlias, overload
+
+from edge.errors import EdgeError
+from edge.gguf_format import (
+    DEFAULT_ALIGNMENT,
+    MAGIC,
+    SCALAR_CODES,
+    TENSOR_TYPES,
+    TENSOR_TYPES_BY_ID,
+    VERSION,
+    MetadataEntry,
+    TensorType,
+    ValueType,
+    align,
+)
+
+MAX_HEADER_BYTES = 128 << 20
+"""Far above the largest known vocabulary (about 20 MB), far below what a hostile count could ask for."""
+MAX_KEYS = 1 << 16
+MAX_TENSORS = 1 << 16
+MAX_KEY_BYTES = (1 << 16) - 1
+MAX_TENSOR_NAME_BYTES = 63  # GGML_MAX_NAME, less its final NUL
+MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+MIN_OFFSET_MULTIPLE = 32  # TENSOR_ALIGNMENT: llama.cpp asserts it of every buffer that it maps
+
+_INT64_MAX = (1 << 63) - 1
+_SMALLEST_ENTRY_BYTES = 8 + 1 + 4 + 1  # length and text of the key, value type, value
+_SMALLEST_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8  # length and text of the name, rank, dimension, type, offset
+
+_FETCH_AGAIN = "The file is damaged or its download did not finish: fetch it again, or convert the checkpoint again."
+_NOT_A_MODEL = "Give a .gguf model file; a Hugging Face checkpoint becomes one with `edge convert`."
+_CONVERT_AGAIN = "llama.cpp cannot load it: convert the model again from its checkpoint."
+
+
+class FixedArray(Sequence[int | float | bool]):
+    """An array of numbers or booleans, kept as the bytes of the file and decoded when asked."""
+
+    def __init__(self, element_type: ValueType, raw: bytes) -> None:
+        self.element_type = element_type
+        self.raw = raw
+        """The elements as they stand in the file: little-endian, packed."""
+        self._code = SCALAR_CODES[element_type]
+        self._element_bytes = struct.calcsize("<" + self._code)
+
+    def __len__(self) -> int:
+        return len(self.raw) // self._element_bytes
+
+    def __iter__(self) -> Iterator[int | float | bool]:
+        return iter(struct.unpack(f"<{len(self)}{self._code}", self.raw))
+
+    @overload
+    def __getitem__(self, index: int) -> int | float | bool: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int | float | bool]: ...
+    def __getitem__(self, index: int | slice) -> int | float | bool | list[int | float | bool]:
+        if isinstance(index, slice):
+            return [self._element(place) for place in range(*index.indices(len(self)))]
+        return self._element(range(len(self))[index])
+
+    def _element(self, place: int) -> int | float | bool:
+        value: int | float | bool = struct.unpack_from("<" + self._code, self.raw, place * self._element_bytes)[0]
+        return value
+
+
+class StringArray(Sequence[str]):
+    """An array of strings, decoded when asked.
+
+    Vocabularies may hold tokens that are no UTF-8 by themselves, so an element may be any bytes: what does not decode
+    is kept by surrogate escapes, and `bytes_at` gives the bytes of the file.
+    """
+
+    element_type = ValueType.STRING
+
+    def __init__(self, raw: bytes, starts: Sequence[int]) -> None:
+        self._raw = raw
+        self._starts = starts  # where each element's length field starts in `raw`
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[str]:
+        return (element.decode("utf-8", "surrogateescape") for element in self.iter_bytes())
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return self.bytes_at(index).decode("utf-8", "surrogateescape")
+
+    def bytes_at(self, index: int) -> bytes:
+        """The element as it stands in the file."""
+        place = range(len(self))[index]
+        end = self._starts[place + 1] if place + 1 < len(self) else len(self._raw)
+        return self._raw[self._starts[place] + 8 : end]
+
+    def iter_bytes(self) -> Iterator[bytes]:
+        """Every element as it stands in the file, in order."""
+        raw = self._raw
+        start = 8
+        for following in self._starts[1:]:
+            yield raw[start:following]
+            start = following + 8
+        if self._starts:
+            yield raw[start:]
+
+
+Value: TypeAlias = bool | int | float | str | FixedArray | StringArray
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor of the file: `shape` has the columns first (ggml's ne), `offset` counts from the start of the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: TensorType
+    offset: int
+    n_bytes: int
+
+    @property
+    def n_elements(self) -> int:
+        product = 1
+        for dimension in self.shape:
+            product *= dimension
+        return product
+
+
+@dataclass(frozen=True)
+class GGUFFile:
+    """The header of a sound GGUF file. Nothing stays open: who needs the tensors' bytes reads them from `path`."""
+
+    path: Path
+    version: int
+    alignment: int
+    entries: tuple[MetadataEntry, ...]
+    """The metadata with their types, in the order of the file."""
+    metadata: Mapping[str, Value]
+    tensors: Mapping[str, TensorInfo]
+    data_offset: int
+    file_bytes: int
+
+    @property
+    def architecture(self) -> str:
+        return str(self.metadata["general.architecture"])
+
+
+def read_gguf(path: Path) -> GGUFFile:
+    """Reads and checks the header of the file at `path`; EdgeError when llama.cpp could not rely on it."""
+    try:
+        with path.open("rb") as file:
+            file_bytes = file.seek(0, 2)
+            if file_bytes < len(MAGIC) + 4 + 8 + 8:
+                raise EdgeError(
+                    f"{path} is no GGUF file: it has {file_bytes} bytes, fewer than the smallest header.",
+                    hint=_NOT_A_MODEL,
+                )
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                return _Header(path, mapped).read()
+    except OSError as error:
+        raise EdgeError(f"{path} cannot be read: {error.strerror or error}.", hint="Check the path.") from error
+
+
+class _Header:
+    """Walks through the header of one mapped file, once."""
+
+    def __init__(self, path: Path, mapped: mmap.mmap) -> None:
+        self.path = path
+        self.mapped = mapped
+        self.file_bytes = len(mapped)
+        self.end = min(self.file_bytes, MAX_HEADER_BYTES)
+        self.position = 0
+
+    def read(self) -> GGUFFile:
+        version = self._version()
+        tensor_count = self._count("tensors", MAX_TENSORS, _SMALLEST_TENSOR_BYTES)
+        entry_count = self._count("keys", MAX_KEYS, _SMALLEST_ENTRY_BYTES)
+        entries = self._entries(entry_count)
+        metadata: dict[str, Value] = {entry.key: entry.value for entry in entries.values()}  # type: ignore[misc]
+        alignment = self._alignment(entries)
+        self._check_is_whole_model(metadata)
+        placed = [self._tensor() for _ in range(tensor_count)]
+        data_offset = align(self.position, alignment) if placed else self.position
+        return GGUFFile(
+            path=self.path,
+            version=version,
+            alignment=alignment,
+            entries=tuple(entries.values()),
+            metadata=metadata,
+            tensors=self._place(placed, data_offset, alignment),
+            data_offset=data_offset,
+            file_bytes=self.file_bytes,
+        )
+
+    # The fields in the order of the file
+
+    def _version(self) -> int:
+        if self.mapped[:4] != MAGIC:
+            self._refuse(f"is no GGUF file: it starts with {self.mapped[:4]!r} instead of {MAGIC!r}", _NOT_A_MODEL)
+        self.position = 4
+        version = self._integer("I", "the version")
+        if version and version & 0xFFFF == 0:
+            self._refuse(
+                "is a big-endian GGUF file, and this machine is little-endian",
+                "Get the little-endian file, which is the usual one.",
+            )
+        if version not in (2, VERSION):
+            self._refuse(f"has GGUF version {version}; versions 2 and {VERSION} can be read", _CONVERT_AGAIN)
+        return version
+
+    def _count(self, what: str, limit: int, smallest_bytes: int) -> int:
+        count = self._integer("Q", f"the number of {what}")
+        if count > limit or count * smallest_bytes > self.end - self.position:
+            self._refuse(f"claims {count} {what}, more than a file of {self.file_bytes} bytes can be meant to hold")
+        return count
+
+    def _entries(self, count: int) -> dict[str, MetadataEntry]:
+        entries: dict[str, MetadataEntry] = {}
+        for number in range(count):
+            key = self._name(f"key {number + 1} of {count}", MAX_KEY_BYTES)
+            if key in entries:
+                self._refuse(f"has the key {_shown(key)} twice", _CONVERT_AGAIN)
+            entries[key] = self._entry(key)
+        return entries
+
+    def _entry(self, key: str) -> MetadataEntry:
+        what = f"the value of {_shown(key)}"
+        value_type = self._value_type(key)
+        if value_type is ValueType.STRING:
+            return MetadataEntry(key, value_type, self._text(what))
+        if value_type is not ValueType.ARRAY:
+            code = SCALAR_CODES[value_type]
+            return MetadataEntry(key, value_type, self._unpack(code, what))
+        element_type = self._value_type(key)
+        count = self._integer("Q", what)
+        if element_type is ValueType.ARRAY:
+            self._refuse(f"has an array of arrays in {_shown(key)}", _CONVERT_AGAIN)
+        if element_type is ValueType.STRING:
+            return MetadataEntry(key, value_type, self._strings(count, what), element_type)
+        n_bytes = count * struct.calcsize("<" + SCALAR_CODES[element_type])
+        start = self._take(n_bytes, what)
+        return MetadataEntry(
+            key, value_type, FixedArray(element_type, self.mapped[start : self.position]), element_type
+        )
+
+    def _strings(self, count: int, what: str) -> StringArray:
+        if count * 8 > self.end - self.position:
+            self._end_reached(what)
+        # The one hot loop: it runs once for each token and merge of a vocabulary, so the bounds are checked after it;
+        # reading a length outside the file raises.
+        mapped, base = self.mapped, self.position
+        unpack_length = struct.Struct("<Q").unpack_from
+        starts = array("Q", bytes(8 * count))
+        position = base
+        try:
+            for place in range(count):
+                starts[place] = position - base
+                position += 8 + unpack_length(mapped, position)[0]
+        except (struct.error, OverflowError):
+            self._end_reached(what)
+        if position > self.end:
+            self._end_reached(what)
+        self.position = position
+        return StringArray(mapped[base:position], starts)
+
+    def _alignment(self, entries: Mapping[str, MetadataEntry]) -> int:
+        entry = entries.get("general.alignment")
+        if entry is None:
+            return DEFAULT_ALIGNMENT
+        alignment = entry.value
+        if entry.type is not ValueType.UINT32 or not isinstance(alignment, int):
+            self._refuse(f"has general.alignment as {entry.type.name} instead of UINT32", _CONVERT_AGAIN)
+        if alignment == 0 or alignment & (alignment - 1):
+            self._refuse(f"has an alignment of {alignment}, which is no power of two", _CONVERT_AGAIN)
+        return alignment
+
+    def _check_is_whole_model(self, metadata: Mapping[str, Value]) -> None:
+        architecture = metadata.get("general.architecture")
+        if not isinstance(architecture, str) or not architecture:
+            self._refuse("does not say its general.architecture: it is no model", _NOT_A_MODEL)
+        parts = metadata.get("split.count", 0)
+        if isinstance(parts, int) and parts > 1:
+            number = metadata.get("split.no", 0)
+            place = f"part {number + 1}" if isinstance(number, int) else "a part"
+            self._refuse(
+                f"is {place} of a model that was split into {parts} files",
+                "Merge them first: llama-gguf-split --merge FIRST-PART.gguf MERGED.gguf",
+            )
+
+    def _tensor(self) -> TensorInfo:
+        """The description of one tensor; its offset still counts from the start of the data."""
+        name = self._name("a tensor's name", MAX_TENSOR_NAME_BYTES)
+        what = f"the description of tensor {_shown(name)}"
+        rank = self._integer("I", what)
+        if not 1 <= rank <= MAX_DIMENSIONS:
+            self._refuse(f"gives tensor {_shown(name)} {rank} dimensions instead of 1 to {MAX_DIMENSIONS}")
+        shape = tuple(self._integer("q", what) for _ in range(rank))
+        if min(shape) < 1:
+            self._refuse(f"gives tensor {_shown(name)} the shape {list(shape)}: dimensions must be positive")
+        kind = TENSOR_TYPES_BY_ID.get(type_id := self._integer("I", what))
+        offset = self._integer("Q", what)
+        if kind is None:
+            self._refuse(
+                f"has tensor {_shown(name)} of the unknown type {type_id}",
+                f"Known types: {', '.join(TENSOR_TYPES)}.",
+            )
+        if shape[0] % kind.block_elements:
+            self._refuse(
+                f"has rows of {shape[0]} values in tensor {_shown(name)}, "
+                f"which do not fill the blocks of {kind.block_elements} of {kind.name}",
+                _CONVERT_AGAIN,
+            )
+        tensor = TensorInfo(name, shape, kind, offset, 0)
+        if tensor.n_elements > _INT64_MAX:
+            self._refuse(f"gives tensor {_shown(name)} the shape {list(shape)}: more values than can be counted")
+        return TensorInfo(name, shape, kind, offset, tensor.n_elements // kind.block_elements * kind.block_bytes)
+
+    def _place(self, described: Sequence[TensorInfo], data_offset: int, alignment: int) -> dict[str, TensorInfo]:
+        """The tensors by name with absolute offsets; llama.cpp wants them one after another, in order, without gaps."""
+        tensors: dict[str, TensorInfo] = {}
+        expected = 0
+        for tensor in described:
+            name, start = _shown(tensor.name), data_offset + tensor.offset
+            if tensor.name in tensors:
+                self._refuse(f"has the tensor {name} twice", _CONVERT_AGAIN)
+            if tensor.offset % alignment or start % MIN_OFFSET_MULTIPLE:
+                multiple = max(alignment, MIN_OFFSET_MULTIPLE)
+                self._refuse(f"has tensor {name} at byte {start}, not at a multiple of {multiple}", _CONVERT_AGAIN)
+            if tensor.offset < expected:
+                self._refuse(f"has tensor {name} overlapping another tensor at byte {start}")
+            if tensor.offset > expected:
+                self._refuse(f"has tensor {name} at byte {start} instead of {data_offset + expected}", _CONVERT_AGAIN)
+            if start + tensor.n_bytes > self.file_bytes:
+                self._refuse(f"is cut off: tensor {name} reaches to byte {start + tensor.n_bytes} of {self.file_bytes}")
+            tensors[tensor.name] = TensorInfo(tensor.name, tensor.shape, tensor.type, start, tensor.n_bytes)
+            expected = align(tensor.offset + tensor.n_bytes, alignment)
+        return tensors
+
+    # Primitive fields: each is checked against the end before it is read
+
+    def _take(self, n_bytes: int, what: str) -> int:
+        """Moves over `n_bytes` and gives where they start."""
+        start = self.position
+        if n_bytes > self.end - start:
+            self._end_reached(what)
+        self.position = start + n_bytes
+        return start
+
+    def _unpack(self, code: str, what: str) -> int | float | bool:
+        start = self._take(struct.calcsize("<" + code), what)
+        value: int | float | bool = struct.unpack_from("<" + code, self.mapped, start)[0]
+        return value
+
+    def _integer(self, code: str, what: str) -> int:
+        return int(self._unpack(code, what))
+
+    def _value_type(self, key: str) -> ValueType:
+        number = self._integer("I", f"the type of {_shown(key)}")
+        try:
+            return ValueType(number)
+        except ValueError:
+            self._refuse(f"gives {_shown(key)} the unknown value type {number}")
+
+    def _text(self, what: str) -> str:
+        start = self._take(self._integer("Q", what), what)
+        try:
+            return self.mapped[start : self.position].decode("utf-8")
+        except UnicodeDecodeError:
+            self._refuse(f"has text that is not UTF-8 in {what}")
+
+    def _name(self, what: str, max_bytes: int) -> str:
+        length = self._integer("Q", what)
+        if not 1 <= length <= max_bytes:
+            self._refuse(f"gives {what} a length of {length} bytes instead of 1 to {max_bytes}")
+        self.position -= 8
+        name = self._text(what)
+        if "\0" in name:
+            self._refuse(f"has a NUL character in {what}")
+        return name
+
+    def _end_reached(self, what: str) -> NoReturn:
+        if self.end < self.file_bytes:
+            self._refuse(f"has a header of more than {MAX_HEADER_BYTES} bytes: {what} does not fit in it")
+        self._refuse(f"is cut off: its {self.file_bytes} bytes end inside {what}")
+
+    def _refuse(self, what: str, hint: str = _FETCH_AGAIN) -> NoReturn:
+        raise EdgeError(f"{self.path} {what}.", hint=hint)
+
+
+def _shown(name: str) -> str:
+    """A name from the file for a message: on one line, not longer than a line."""
+    return repr(name if len(name) <= 80 else name[:77] + "...")
