@@ -186,15 +186,15 @@ def _safetensors_names(directory: Path) -> list[str]:
     """The weight files, in transformers' order of preference: one file, else the shards that the index names."""
     if (directory / SINGLE_FILE).is_file():
         return [SINGLE_FILE]
-    if (directory / INDEX_FILE).is_file():
-        names = sorted(set(_weight_map(directory).values()))
-        for name in names:
-            if not (directory / name).is_file():
-                raise EdgeError(
-                    f"{directory / name} is missing; {INDEX_FILE} names it.", hint="Download the checkpoint again."
-                )
-        return names
-    _refuse_without_safetensors(directory)
+    if not (directory / INDEX_FILE).is_file():
+        _refuse_without_safetensors(directory)
+    names = sorted(set(_weight_map(directory).values()))
+    for name in names:
+        if not (directory / name).is_file():
+            raise EdgeError(
+                f"{directory / name} is missing; {INDEX_FILE} names it.", hint="Download the checkpoint again."
+            )
+    return names
 
 
 def _refuse_without_safetensors(directory: Path) -> NoReturn:
@@ -295,7 +295,7 @@ def _chat_template(directory: Path, tokenizer_config: dict[str, Any]) -> str | N
 def _default_template(path: Path, value: Any) -> str | None:
     """The template itself, or the one called "default" of a map or of a list of {name, template}."""
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-        value = {item.get("name"): item.get("template") for item in value}
+        value = {"default": next((item.get("template") for item in value if item.get("name") == "default"), None)}
     template = value.get("default") if isinstance(value, dict) else value
     if template is None or isinstance(template, str):
         return template

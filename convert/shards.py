@@ -37,8 +37,8 @@ VIEW_TYPES: dict[str, str] = {
     "C64": "<c8",
 }
 
-# Linux maps the pages around a fault along with it, up to this many aligned bytes (fault_around_bytes)
-FAULT_WINDOW_BYTES = 64 * 1024
+# A page fault also maps the pages around it, up to a whole large folio of the page cache
+FAULT_WINDOW_BYTES = 2 * 1024 * 1024
 
 
 class ShardMaps:
@@ -84,7 +84,8 @@ class ShardMaps:
     def release(self, tensor: SourceTensor, first_row: int, last_row: int) -> None:
         """Lets the system take back the memory of these rows; reading them again fetches them from the file.
 
-        Rounds outwards to the window that a page fault fills: the neighbours' pages, if dropped, come back as well.
+        Rounds outwards to the window that a page fault may have filled; what is dropped of other rows comes back
+        from the page cache when it is read.
         """
         if not hasattr(mmap, "MADV_DONTNEED") or first_row == last_row or not tensor.n_bytes:
             return
