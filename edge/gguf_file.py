@@ -1,8 +1,8 @@
 """What is in a GGUF file, read and checked in pure Python before any native code sees the file.
 
 A file that passes keeps the promises that llama.cpp takes for granted: counts and lengths stay inside the file, names
-are unique and short enough, each tensor's shape, type and place fit together. It knows the container only, not what a
-model of some architecture needs.
+are unique and short enough, each tensor's shape, type and place fit together. It knows the container only: what the
+metadata may say is judged by `edge.gguf_check`, and which tensors a family needs is left to llama.cpp.
 
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (format), llama.cpp's ggml/src/gguf.cpp (limits).
 """
@@ -12,12 +12,14 @@ from __future__ import annotations
 import mmap
 import struct
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeAlias, overload
+from typing import NoReturn
 
 from edge.errors import EdgeError
+from edge.gguf_array import FixedArray, StringArray, Value
+from edge.gguf_check import why_llama_cpp_would_abort
 from edge.gguf_format import (
     DEFAULT_ALIGNMENT,
     MAGIC,
@@ -47,84 +49,6 @@ _SMALLEST_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8  # length and text of the name, r
 _FETCH_AGAIN = "The file is damaged or its download did not finish: fetch it again, or convert the checkpoint again."
 _NOT_A_MODEL = "Give a .gguf model file; a Hugging Face checkpoint becomes one with `edge convert`."
 _CONVERT_AGAIN = "llama.cpp cannot load it: convert the model again from its checkpoint."
-
-
-class FixedArray(Sequence[int | float | bool]):
-    """An array of numbers or booleans, kept as the bytes of the file and decoded when asked."""
-
-    def __init__(self, element_type: ValueType, raw: bytes) -> None:
-        self.element_type = element_type
-        self.raw = raw
-        """The elements as they stand in the file: little-endian, packed."""
-        self._code = SCALAR_CODES[element_type]
-        self._element_bytes = struct.calcsize("<" + self._code)
-
-    def __len__(self) -> int:
-        return len(self.raw) // self._element_bytes
-
-    def __iter__(self) -> Iterator[int | float | bool]:
-        return iter(struct.unpack(f"<{len(self)}{self._code}", self.raw))
-
-    @overload
-    def __getitem__(self, index: int) -> int | float | bool: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[int | float | bool]: ...
-    def __getitem__(self, index: int | slice) -> int | float | bool | list[int | float | bool]:
-        if isinstance(index, slice):
-            return [self._element(place) for place in range(*index.indices(len(self)))]
-        return self._element(range(len(self))[index])
-
-    def _element(self, place: int) -> int | float | bool:
-        value: int | float | bool = struct.unpack_from("<" + self._code, self.raw, place * self._element_bytes)[0]
-        return value
-
-
-class StringArray(Sequence[str]):
-    """An array of strings, decoded when asked.
-
-    Vocabularies may hold tokens that are no UTF-8 by themselves, so an element may be any bytes: what does not decode
-    is kept by surrogate escapes, and `bytes_at` gives the bytes of the file.
-    """
-
-    element_type = ValueType.STRING
-
-    def __init__(self, raw: bytes, starts: Sequence[int]) -> None:
-        self._raw = raw
-        self._starts = starts  # where each element's length field starts in `raw`
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    def __iter__(self) -> Iterator[str]:
-        return (element.decode("utf-8", "surrogateescape") for element in self.iter_bytes())
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        return self.bytes_at(index).decode("utf-8", "surrogateescape")
-
-    def bytes_at(self, index: int) -> bytes:
-        """The element as it stands in the file."""
-        place = range(len(self))[index]
-        end = self._starts[place + 1] if place + 1 < len(self) else len(self._raw)
-        return self._raw[self._starts[place] + 8 : end]
-
-    def iter_bytes(self) -> Iterator[bytes]:
-        """Every element as it stands in the file, in order."""
-        raw = self._raw
-        start = 8
-        for following in self._starts[1:]:
-            yield raw[start:following]
-            start = following + 8
-        if self._starts:
-            yield raw[start:]
-
-
-Value: TypeAlias = bool | int | float | str | FixedArray | StringArray
 
 
 @dataclass(frozen=True)
@@ -198,6 +122,8 @@ class _Header:
         metadata: dict[str, Value] = {entry.key: entry.value for entry in entries.values()}  # type: ignore[misc]
         alignment = self._alignment(entries)
         self._check_is_whole_model(metadata)
+        if reason := why_llama_cpp_would_abort(metadata):
+            self._refuse(reason, _CONVERT_AGAIN)
         placed = [self._tensor() for _ in range(tensor_count)]
         data_offset = align(self.position, alignment) if placed else self.position
         return GGUFFile(
