@@ -1,0 +1,93 @@
+"""The key/value pairs of a GGUF file: what it is, where it came from, the model's shape, its vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import version
+
+from convert.checkpoint import Checkpoint
+from convert.families import Family
+from convert.hyperparameters import Hyperparameters
+from convert.recipes import Recipe
+from convert.rope import rope_metadata
+from convert.tokenizer import Vocabulary
+from edge.gguf_format import MetadataEntry, ValueType
+
+QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+
+# generation_config.json name -> GGUF key that llama.cpp's tools read, and its type
+_SAMPLING_KEYS = {
+    "temperature": ("general.sampling.temp", ValueType.FLOAT32),
+    "top_k": ("general.sampling.top_k", ValueType.INT32),
+    "top_p": ("general.sampling.top_p", ValueType.FLOAT32),
+    "min_p": ("general.sampling.min_p", ValueType.FLOAT32),
+    "repetition_penalty": ("general.sampling.penalty_repeat", ValueType.FLOAT32),
+}
+
+
+def model_metadata(
+    checkpoint: Checkpoint, family: Family, shape: Hyperparameters, vocabulary: Vocabulary, parameter_count: int
+) -> list[MetadataEntry]:
+    """What every file made of a checkpoint has in common."""
+    return [
+        MetadataEntry("general.architecture", ValueType.STRING, family.gguf_name),
+        MetadataEntry("general.type", ValueType.STRING, "model"),
+        MetadataEntry("general.name", ValueType.STRING, checkpoint.name),
+        MetadataEntry("general.size_label", ValueType.STRING, size_label(parameter_count)),
+        *_provenance(checkpoint),
+        *_sampling_defaults(checkpoint),
+        *_family_entries(family, shape),
+        *rope_metadata(shape.rope, family.gguf_name),
+        *vocabulary.metadata(),
+    ]
+
+
+def file_metadata(recipe: Recipe) -> list[MetadataEntry]:
+    """What differs from file to file."""
+    return [
+        MetadataEntry("general.file_type", ValueType.UINT32, recipe.file_type),
+        MetadataEntry("general.quantization_version", ValueType.UINT32, QUANTIZATION_VERSION),
+    ]
+
+
+def size_label(parameter_count: int) -> str:
+    """A parameter count as people say it: 135M, 1.2B, 9.2B."""
+    for unit, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M")):
+        if parameter_count >= unit:
+            count = parameter_count / unit
+            return f"{count:.0f}{letter}" if count >= 10 else f"{count:.1f}{letter}"
+    return f"{parameter_count / 1000:.0f}K"
+
+
+def converter_versions() -> tuple[str, str]:
+    """The versions of this tool and of the llama.cpp binding whose encoders it calls."""
+    return f"edge-llm {version('edge-llm')}", f"llama-cpp-python {version('llama-cpp-python')}"
+
+
+def _provenance(checkpoint: Checkpoint) -> Iterator[MetadataEntry]:
+    """Enough to tell later which bytes a file was made of: sha256 of the headers, configuration and tokenizer."""
+    tool, library = converter_versions()
+    hashes = {**checkpoint.header_sha256, **checkpoint.file_sha256}
+    if checkpoint.repository:
+        yield MetadataEntry(
+            "general.source.repo_url", ValueType.STRING, f"https://huggingface.co/{checkpoint.repository}"
+        )
+    yield MetadataEntry("general.source.name", ValueType.STRING, checkpoint.repository or checkpoint.name)
+    yield MetadataEntry("general.source.files", ValueType.ARRAY, list(hashes), ValueType.STRING)
+    yield MetadataEntry("general.source.sha256", ValueType.ARRAY, list(hashes.values()), ValueType.STRING)
+    yield MetadataEntry("general.converter", ValueType.STRING, tool)
+    yield MetadataEntry("general.converter.library", ValueType.STRING, library)
+
+
+def _sampling_defaults(checkpoint: Checkpoint) -> Iterator[MetadataEntry]:
+    for name, (key, kind) in _SAMPLING_KEYS.items():
+        value = checkpoint.generation_config.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield MetadataEntry(key, kind, int(value) if kind is ValueType.INT32 else float(value))
+
+
+def _family_entries(family: Family, shape: Hyperparameters) -> Iterator[MetadataEntry]:
+    for rule in family.keys:
+        value = rule.value(shape)
+        if value is not None:
+            yield MetadataEntry(f"{family.gguf_name}.{rule.key}", rule.type, value)

@@ -1,0 +1,189 @@
+"""Everything about a conversion before a weight is read: every tensor's source, transform, type, offset and size.
+
+A tensor of the checkpoint that no rule names, or a rule without its tensor, is an error here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from convert.checkpoint import Checkpoint
+from convert.families import Family, TensorRule, check_reproducible, find_family
+from convert.gguf_header import TensorHeader, header_bytes
+from convert.hyperparameters import Hyperparameters, read_hyperparameters
+from convert.metadata import file_metadata, model_metadata
+from convert.recipes import Recipe, tensor_types
+from convert.rope import frequency_factors
+from convert.safetensors_file import SourceTensor
+from convert.tokenizer import read_vocabulary
+from convert.transforms import Transform
+from edge.errors import EdgeError
+from edge.gguf_format import DEFAULT_ALIGNMENT, MetadataEntry, TensorType, align
+
+READABLE_DTYPES = ("F32", "F16", "BF16")
+_NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One tensor of the output: from a source tensor, or computed from the configuration (`values`)."""
+
+    name: str
+    shape: tuple[int, ...]
+    source: SourceTensor | None
+    transform: Transform | None = None
+    values: npt.NDArray[np.float32] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the matrix the tensor is converted as; a vector is a single column."""
+        return self.element_count // self.columns
+
+    @property
+    def columns(self) -> int:
+        return self.shape[-1] if len(self.shape) > 1 else 1
+
+    @property
+    def element_count(self) -> int:
+        return int(np.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """One output file. `offsets` are absolute, by tensor name."""
+
+    path: Path
+    recipe: Recipe
+    header: bytes
+    types: Mapping[str, TensorType]
+    offsets: Mapping[str, int]
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """The tensors of a conversion in file order, and the files to write them to."""
+
+    family: Family
+    hyperparameters: Hyperparameters
+    tensors: tuple[TensorPlan, ...]
+    files: tuple[FilePlan, ...]
+
+    @property
+    def element_count(self) -> int:
+        return sum(tensor.element_count for tensor in self.tensors)
+
+    @property
+    def source_bytes(self) -> int:
+        return sum(tensor.source.n_bytes for tensor in self.tensors if tensor.source)
+
+
+def plan_conversion(checkpoint: Checkpoint, targets: Mapping[Path, Recipe]) -> ConversionPlan:
+    """Plan the files of `targets` from a checkpoint. EdgeError for whatever keeps it from being converted rightly."""
+    family = find_family(checkpoint.architecture)
+    shape = read_hyperparameters(checkpoint.config, tied_by_default=family.tied_by_default)
+    check_reproducible(family, shape)
+    tensors = tuple(plan_tensors(family, shape, checkpoint.tensors))
+    vocabulary = read_vocabulary(checkpoint, shape.vocabulary)
+    parameter_count = sum(tensor.element_count for tensor in tensors if tensor.source)
+    metadata = model_metadata(checkpoint, family, shape, vocabulary, parameter_count)
+    files = tuple(_plan_file(path, recipe, metadata, tensors, family, shape) for path, recipe in targets.items())
+    return ConversionPlan(family, shape, tensors, files)
+
+
+def plan_tensors(family: Family, shape: Hyperparameters, sources: Mapping[str, SourceTensor]) -> Iterator[TensorPlan]:
+    """The tensors a family makes of a checkpoint's, in file order. EdgeError for missing, unknown or misshapen ones."""
+    used: set[str] = set()
+    for rule, block in _expanded(family, shape):
+        name = rule.source_name(block)
+        if rule.presence == "untied" and shape.tied_embeddings:
+            used.add(name)  # a tied checkpoint may carry a copy that transformers ignores as well
+            continue
+        source = sources.get(name)
+        if source is None:
+            if rule.presence == "optional":
+                continue
+            raise EdgeError(
+                f"The checkpoint has no tensor {name!r}, which {family.name} needs.",
+                hint="It is incomplete or its config.json belongs to another model: download it again.",
+            )
+        used.add(name)
+        _check_source(source, tuple(shape.size(dimension) for dimension in rule.shape), rule.shape)
+        yield TensorPlan(rule.target_name(block), source.shape, source, rule.transform)
+    _refuse_leftovers(family, set(sources) - used)
+    factors = frequency_factors(shape.rope)
+    if factors is not None:
+        yield TensorPlan("rope_freqs.weight", factors.shape, None, values=factors)
+
+
+def _expanded(family: Family, shape: Hyperparameters) -> Iterator[tuple[TensorRule, int]]:
+    """Rules in file order: what stands before the blocks, the blocks one by one, what stands after them."""
+    first = next(index for index, rule in enumerate(family.tensors) if rule.is_per_block)
+    for rule in family.tensors[:first]:
+        yield rule, 0
+    for block in range(shape.layers):
+        for rule in family.tensors:
+            if rule.is_per_block:
+                yield rule, block
+    for rule in family.tensors[first:]:
+        if not rule.is_per_block:
+            yield rule, 0
+
+
+def _check_source(source: SourceTensor, expected: tuple[int, ...], dimensions: Sequence[str]) -> None:
+    if source.shape != expected:
+        raise EdgeError(
+            f"The tensor {source.name!r} has shape {list(source.shape)}; config.json makes it {list(expected)}"
+            f" ({' x '.join(dimensions)}).",
+            hint="config.json and weights belong to different models.",
+        )
+    if source.dtype not in READABLE_DTYPES:
+        raise EdgeError(
+            f"The tensor {source.name!r} is stored as {source.dtype}.",
+            hint=f"Convertible are {', '.join(READABLE_DTYPES)}: get the original, unquantized checkpoint.",
+        )
+
+
+def _refuse_leftovers(family: Family, names: set[str]) -> None:
+    left = sorted(name for name in names if not any(re.search(pattern, name) for pattern in family.ignored))
+    if left:
+        shown = ", ".join(left[:_NAMES_SHOWN]) + (
+            f" and {len(left) - _NAMES_SHOWN} more" if left[_NAMES_SHOWN:] else ""
+        )
+        raise EdgeError(
+            f"The checkpoint has tensors that {family.name} does not know: {', '.join(left[:_NAMES_SHOWN])}{more}.",
+            hint="Leaving them out would change the model: it is of another architecture, or has an adapter inside.",
+        )
+
+
+def _plan_file(
+    path: Path,
+    recipe: Recipe,
+    metadata: Sequence[MetadataEntry],
+    tensors: Sequence[TensorPlan],
+    family: Family,
+    shape: Hyperparameters,
+) -> FilePlan:
+    types = tensor_types(
+        recipe,
+        {tensor.name: tensor.shape for tensor in tensors},
+        blocks=shape.layers,
+        is_llama_70b=family.name == "llama" and shape.layers == 80 and shape.heads != shape.key_value_heads,
+    )
+    relative: dict[str, int] = {}
+    end = 0
+    for tensor in tensors:
+        relative[tensor.name] = align(end, DEFAULT_ALIGNMENT)
+        end = relative[tensor.name] + tensor.rows * types[tensor.name].row_bytes(tensor.columns)
+    header = header_bytes(
+        [*metadata, *file_metadata(recipe)],
+        [TensorHeader(tensor.name, tensor.shape, types[tensor.name], relative[tensor.name]) for tensor in tensors],
+    )
+    offsets = {name: len(header) + offset for name, offset in relative.items()}
+    return FilePlan(path, recipe, header, types, offsets, align(len(header) + end, DEFAULT_ALIGNMENT))
