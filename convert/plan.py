@@ -153,9 +153,7 @@ def _check_source(source: SourceTensor, expected: tuple[int, ...], dimensions: S
 def _refuse_leftovers(family: Family, names: set[str]) -> None:
     left = sorted(name for name in names if not any(re.search(pattern, name) for pattern in family.ignored))
     if left:
-        shown = ", ".join(left[:_NAMES_SHOWN]) + (
-            f" and {len(left) - _NAMES_SHOWN} more" if left[_NAMES_SHOWN:] else ""
-        )
+        more = f" and {len(left) - _NAMES_SHOWN} more" if left[_NAMES_SHOWN:] else ""
         raise EdgeError(
             f"The checkpoint has tensors that {family.name} does not know: {', '.join(left[:_NAMES_SHOWN])}{more}.",
             hint="Leaving them out would change the model: it is of another architecture, or has an adapter inside.",
