@@ -2,7 +2,7 @@
 
 llama.cpp answers most nonsense with an error code, which is left to it. Here are only the cases where it calls
 GGML_ASSERT, or where a C++ exception would leave its C functions: neither can be caught from Python.
-Source: llama.cpp's src/llama-model.cpp (load_hparams) and src/llama-vocab.cpp (load, tokenize, byte_to_token).
+Source: llama.cpp's src/llama-model.cpp (load_hparams), src/llama-vocab.cpp (load, byte_to_token), ggml-cpu/ops.cpp.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ def _shape_reason(metadata: Mapping[str, Value]) -> str:
     scaling = metadata.get(f"{architecture}.rope.scaling.type")
     if isinstance(scaling, str) and scaling not in ROPE_SCALING_TYPES:
         return f"has the RoPE scaling type {scaling[:40]!r}; known are {', '.join(ROPE_SCALING_TYPES)}"
+    for name in ("layer_norm_epsilon", "layer_norm_rms_epsilon"):
+        epsilon = metadata.get(f"{architecture}.attention.{name}")
+        if isinstance(epsilon, float) and not epsilon >= 0:
+            return f"has the normalization epsilon {epsilon}, which must not be negative"
     return ""
 
 

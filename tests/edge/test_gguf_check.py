@@ -55,6 +55,12 @@ def test_unknown_rope_scaling_is_a_reason() -> None:
     )
 
 
+@pytest.mark.parametrize("epsilon", [-1e-5, float("nan")])
+@pytest.mark.parametrize("name", ["_attention__layer_norm_epsilon", "_attention__layer_norm_rms_epsilon"])
+def test_negative_epsilon_is_a_reason(name: str, epsilon: float) -> None:
+    assert reason(**{name: epsilon}) == f"has the normalization epsilon {epsilon}, which must not be negative"
+
+
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
