@@ -1,0 +1,349 @@
+"""What this machine has for a model, as far as this process may use it: cores, instructions, memory, graphics cards.
+
+Reads what the operating system shows in files (Linux), `sysctl` (macOS) or psutil (elsewhere). It knows nothing of
+llama.cpp; instruction sets carry the names that ggml gives them, so that both can be compared.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+GpuVendor = Literal["NVIDIA", "AMD", "Intel", "Apple"]
+
+SIMD_OF_FLAG: dict[str, str] = {
+    # x86, from "flags" of /proc/cpuinfo
+    "pni": "SSE3",
+    "ssse3": "SSSE3",
+    "avx": "AVX",
+    "avx_vnni": "AVX_VNNI",
+    "avx2": "AVX2",
+    "f16c": "F16C",
+    "fma": "FMA",
+    "bmi2": "BMI2",
+    "avx512f": "AVX512",
+    "avx512vbmi": "AVX512_VBMI",
+    "avx512_vnni": "AVX512_VNNI",
+    "avx512_bf16": "AVX512_BF16",
+    "amx_int8": "AMX_INT8",
+    # Arm, from "Features" of /proc/cpuinfo
+    "asimd": "NEON",
+    "neon": "NEON",
+    "asimdhp": "FP16_VA",
+    "i8mm": "MATMUL_INT8",
+    "asimddp": "DOTPROD",
+    "sve": "SVE",
+    "sme": "SME",
+    # macOS, from sysctl
+    "hw.optional.neon": "NEON",
+    "hw.optional.arm.AdvSIMD": "NEON",
+    "hw.optional.arm.FEAT_FP16": "FP16_VA",
+    "hw.optional.arm.FEAT_I8MM": "MATMUL_INT8",
+    "hw.optional.arm.FEAT_DotProd": "DOTPROD",
+    "hw.optional.arm.FEAT_SME": "SME",
+    "hw.optional.avx1_0": "AVX",
+    "hw.optional.avx2_0": "AVX2",
+    "hw.optional.f16c": "F16C",
+    "hw.optional.fma": "FMA",
+    "hw.optional.bmi2": "BMI2",
+    "hw.optional.avx512f": "AVX512",
+}
+_VENDOR_OF_PCI_ID: dict[str, GpuVendor] = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}
+
+
+@dataclass(frozen=True)
+class Cpu:
+    name: str
+    simd: tuple[str, ...]
+    """Instruction sets that the processor offers, by ggml's names, sorted."""
+
+
+@dataclass(frozen=True)
+class Cores:
+    logical: int
+    """Hardware threads that this process may run on."""
+    physical: int
+    """Cores behind them; on Apple's processors, the fast ones only."""
+    quota: float | None
+    """Cores' worth of time that the control group grants; None: no limit."""
+
+    @property
+    def usable(self) -> int:
+        """Threads that make sense for computing: a core each, within the quota."""
+        return max(1, min(self.logical, self.physical, int(self.quota or self.physical)))
+
+
+@dataclass(frozen=True)
+class Ram:
+    total_bytes: int
+    available_bytes: int
+    """What can be taken without swapping, inside the limit as well."""
+    limit_bytes: int | None
+    """The control group's limit; None: only the machine's memory limits."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    vendor: GpuVendor
+    name: str
+    has_driver: bool
+    """Whether the vendor's compute driver is loaded: CUDA for NVIDIA, ROCm for AMD, Metal for Apple."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    system: str
+    cpu: Cpu
+    cores: Cores
+    ram: Ram
+    gpus: tuple[Gpu, ...]
+
+
+def examine_machine(root: Path = Path("/")) -> Machine:
+    """Everything at once; `root` is where the system's files are looked for."""
+    return Machine(
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu=read_cpu(root),
+        cores=read_cores(root),
+        ram=read_ram(root),
+        gpus=read_gpus(root),
+    )
+
+
+@cache
+def physical_cores() -> int:
+    """The number of threads to compute with when nobody says otherwise: at least 1, never above mask or quota."""
+    return read_cores().usable
+
+
+# Processor
+
+
+def read_cpu(root: Path = Path("/")) -> Cpu:
+    cpuinfo = _text(root / "proc/cpuinfo")
+    if cpuinfo is not None:
+        board = (_text(root / "proc/device-tree/model") or "").strip("\0 \n")
+        return Cpu(name=cpu_name(cpuinfo) or board or platform.machine(), simd=simd_of_cpuinfo(cpuinfo))
+    if sys.platform == "darwin":
+        settings = parse_fields(_sysctl())
+        return Cpu(name=settings.get("machdep.cpu.brand_string", platform.machine()), simd=simd_of_sysctl(settings))
+    return Cpu(name=platform.processor() or platform.machine(), simd=())
+
+
+def cpu_name(cpuinfo: str) -> str:
+    """The processor's name in /proc/cpuinfo, or the board's where the processor has none; "" if neither is there."""
+    fields = parse_fields(cpuinfo)
+    return fields.get("model name") or fields.get("Model") or fields.get("Hardware") or ""
+
+
+def simd_of_cpuinfo(cpuinfo: str) -> tuple[str, ...]:
+    fields = parse_fields(cpuinfo)
+    flags = f"{fields.get('flags', '')} {fields.get('Features', '')}".split()
+    return _simd_names(flags)
+
+
+def simd_of_sysctl(settings: Mapping[str, str]) -> tuple[str, ...]:
+    return _simd_names(key for key, value in settings.items() if value == "1")
+
+
+def _simd_names(flags: Iterable[str]) -> tuple[str, ...]:
+    names = {SIMD_OF_FLAG[flag] for flag in flags if flag in SIMD_OF_FLAG}
+    if "NEON" in names:
+        names.add("ARM_FMA")  # part of Advanced SIMD, so no system lists it
+    return tuple(sorted(names))
+
+
+def parse_fields(text: str) -> dict[str, str]:
+    """`name: value` lines; of a repeated name the first value counts (/proc/cpuinfo has a block for each CPU)."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            fields.setdefault(name.strip(), value.strip())
+    return fields
+
+
+# Cores
+
+
+def read_cores(root: Path = Path("/")) -> Cores:
+    if sys.platform == "linux":
+        usable = sorted(os.sched_getaffinity(0))
+        return Cores(logical=len(usable), physical=count_cores(root, usable), quota=read_cpu_quota(root))
+    logical = os.cpu_count() or 1
+    if sys.platform == "darwin":
+        settings = parse_fields(_sysctl())
+        physical = settings.get("hw.perflevel0.physicalcpu") or settings.get("hw.physicalcpu") or str(logical)
+        return Cores(logical=logical, physical=int(physical), quota=None)
+    import psutil  # type: ignore[import-untyped]
+
+    return Cores(logical=logical, physical=psutil.cpu_count(logical=False) or logical, quota=None)
+
+
+def count_cores(root: Path, cpus: Iterable[int]) -> int:
+    """How many different cores the hardware threads `cpus` belong to."""
+    cpus = list(cpus)
+    topology = root / "sys/devices/system/cpu"
+    siblings = {
+        _text(topology / f"cpu{cpu}/topology/core_cpus_list")
+        or _text(topology / f"cpu{cpu}/topology/thread_siblings_list")
+        for cpu in cpus
+    }
+    if None not in siblings:
+        return len(siblings)
+    cores = cores_of_cpuinfo(_text(root / "proc/cpuinfo") or "")
+    return len({cores.get(cpu, (cpu, "")) for cpu in cpus})
+
+
+def cores_of_cpuinfo(cpuinfo: str) -> dict[int, tuple[str, str]]:
+    """For each hardware thread of /proc/cpuinfo its socket and core; those that do not say are left out."""
+    cores = {}
+    for block in cpuinfo.split("\n\n"):
+        fields = parse_fields(block)
+        if fields.get("processor", "").isdigit() and "core id" in fields:
+            cores[int(fields["processor"])] = (fields.get("physical id", ""), fields["core id"])
+    return cores
+
+
+# Memory
+
+
+def read_ram(root: Path = Path("/")) -> Ram:
+    meminfo = _text(root / "proc/meminfo")
+    if meminfo is None:
+        import psutil
+
+        memory = psutil.virtual_memory()
+        return Ram(total_bytes=memory.total, available_bytes=memory.available, limit_bytes=None)
+    total, available = parse_meminfo(meminfo)
+    limit, left = read_memory_limit(root)
+    if limit is None or limit >= total:
+        return Ram(total_bytes=total, available_bytes=available, limit_bytes=None)
+    return Ram(total_bytes=total, available_bytes=max(0, min(available, left)), limit_bytes=limit)
+
+
+def parse_meminfo(meminfo: str) -> tuple[int, int]:
+    """Total and available bytes; kernels before 3.14 do not tell what is available, so free and cached count."""
+    kilobytes = {name: int(value.split()[0]) for name, value in parse_fields(meminfo).items() if value[:1].isdigit()}
+    available = kilobytes.get("MemAvailable", kilobytes.get("MemFree", 0) + kilobytes.get("Cached", 0))
+    return kilobytes.get("MemTotal", 0) * 1024, available * 1024
+
+
+# Control groups: a limit holds for all groups below it, so the lowest limit from the process's group upwards counts
+
+
+def read_cpu_quota(root: Path = Path("/")) -> float | None:
+    quotas = [parse_cpu_max(text) for folder in _group_folders(root, "") if (text := _text(folder / "cpu.max"))]
+    for folder in _group_folders(root, "cpu"):
+        quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
+        if quota and period:
+            quotas.append(parse_cpu_max(f"{quota.strip()} {period.strip()}"))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def parse_cpu_max(text: str) -> float | None:
+    """Cores' worth of time in "<microseconds> <period>"; "max" or -1 microseconds are no limit."""
+    quota, _, period = text.strip().partition(" ")
+    if not quota.isdigit() or not period.isdigit() or period == "0":
+        return None
+    return int(quota) / int(period)
+
+
+def read_memory_limit(root: Path = Path("/")) -> tuple[int | None, int]:
+    """The lowest limit in bytes (None: no limit) and what is left in the group that has the least left."""
+    limits = []
+    for controller, limit_file, usage_file, cache_name in (
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        for folder in _group_folders(root, controller):
+            limit = (_text(folder / limit_file) or "").strip()
+            if limit.isdigit():
+                used = int((_text(folder / usage_file) or "0").strip())
+                reclaimable = parse_memory_stat(_text(folder / "memory.stat") or "").get(cache_name, 0)
+                limits.append((int(limit), int(limit) - used + reclaimable))
+    if not limits:
+        return None, 0
+    return min(limit for limit, _ in limits), min(left for _, left in limits)
+
+
+def parse_memory_stat(text: str) -> dict[str, int]:
+    return {name: int(value) for name, value in re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE)}
+
+
+def parse_cgroup(text: str) -> dict[str, PurePosixPath]:
+    """The process's group for each controller of /proc/self/cgroup; the controller of version 2 is ""."""
+    groups = {}
+    for line in text.splitlines():
+        _, _, rest = line.partition(":")
+        controllers, colon, path = rest.partition(":")
+        if colon and path.startswith("/"):
+            groups.update({controller: PurePosixPath(path) for controller in controllers.split(",")})
+    return groups
+
+
+def _group_folders(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of the process's group and of the groups above it; a container often shows only the topmost."""
+    group = parse_cgroup(_text(root / "proc/self/cgroup") or "").get(controller, PurePosixPath("/"))
+    mount = root / "sys/fs/cgroup" / controller
+    for path in (group, *group.parents):
+        if ".." not in path.parts:
+            yield mount / str(path).lstrip("/")
+
+
+# Graphics
+
+
+def read_gpus(root: Path = Path("/")) -> tuple[Gpu, ...]:
+    """The cards that llama.cpp could compute on; virtual display adapters are left out."""
+    if sys.platform == "darwin":
+        return (Gpu("Apple", "Apple GPU", has_driver=True),) if platform.machine() == "arm64" else ()
+    vendors = [
+        _VENDOR_OF_PCI_ID[vendor]
+        for path in sorted((root / "sys/class/drm").glob("card*/device/vendor"))
+        if path.parent.parent.name.removeprefix("card").isdigit()
+        and (vendor := (_text(path) or "").strip()) in _VENDOR_OF_PCI_ID
+    ]
+    informations = sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))
+    nvidia = [Gpu("NVIDIA", nvidia_model(_text(path) or ""), has_driver=True) for path in informations]
+    if not nvidia and (root / "usr/lib/wsl/lib/libcuda.so.1").exists():
+        nvidia = [Gpu("NVIDIA", "NVIDIA GPU of the Windows host", has_driver=True)]
+    if not nvidia:
+        nvidia = [Gpu("NVIDIA", "NVIDIA GPU", has_driver=False) for vendor in vendors if vendor == "NVIDIA"]
+    has_rocm = (root / "dev/kfd").exists()
+    others = [
+        Gpu(vendor, f"{vendor} GPU", has_driver=vendor == "AMD" and has_rocm)
+        for vendor in vendors
+        if vendor != "NVIDIA"
+    ]
+    return (*nvidia, *others)
+
+
+def nvidia_model(information: str) -> str:
+    """The card's name in /proc/driver/nvidia/gpus/*/information."""
+    return parse_fields(information).get("Model") or "NVIDIA GPU"
+
+
+# Reading
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return None
+
+
+@cache
+def _sysctl() -> str:
+    import subprocess
+
+    command = ["/usr/sbin/sysctl", "hw", "machdep.cpu"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
