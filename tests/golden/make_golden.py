@@ -1,0 +1,171 @@
+"""Computes the reference logits of every tiny checkpoint with transformers in float32 and writes them beside itself.
+
+The only file of the project that needs torch and transformers. README.md beside it says how to run it.
+With `--sensitivity` it writes nothing and prints how far the logits move when a conversion gets one thing wrong.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+
+from tests.tiny import TINY, TinyCheckpoint, weights_sha256, write_tiny_checkpoint
+
+FOLDER = Path(__file__).parent
+SEQUENCE_TOKENS = (96, 64)  # both longer than the sliding window and the rope scaling's original context
+KEPT_POSITIONS = 24  # of each sequence, to keep the files small
+LEAST_DIVERGENCE = 1e-4  # what a mistake must at least cause, to tell it from rounding (1e-6 at most)
+
+Logits = npt.NDArray[np.float32]
+
+
+def main() -> None:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as directory:
+        folders = {name: write_tiny_checkpoint(name, Path(directory)) for name in TINY}
+        if "--sensitivity" in sys.argv[1:]:
+            print_sensitivity(folders)
+        else:
+            for name, folder in folders.items():
+                write_golden(TINY[name], folder)
+
+
+def write_golden(checkpoint: TinyCheckpoint, folder: Path) -> None:
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "versions": np.array([f"torch {torch.__version__}", f"transformers {transformers.__version__}"]),
+        "weights_sha256": np.array(weights_sha256(folder)),
+    }
+    model = load(folder)
+    for number, tokens in enumerate(sequences(checkpoint)):
+        positions = np.linspace(0, len(tokens) - 1, KEPT_POSITIONS).astype(np.int64)
+        arrays[f"tokens_{number}"] = tokens.astype(np.int32)
+        arrays[f"positions_{number}"] = positions.astype(np.int32)
+        arrays[f"logits_{number}"] = logits(model, tokens)[positions]
+    path = FOLDER / f"{checkpoint.name}.npz"
+    np.savez_compressed(path, **arrays)
+    print(f"{path.name}: {path.stat().st_size} bytes")
+
+
+def sequences(checkpoint: TinyCheckpoint) -> Iterator[npt.NDArray[np.int64]]:
+    """Token ids drawn evenly from the vocabulary, the same for every checkpoint of a vocabulary size."""
+    generator = np.random.default_rng(7)
+    for count in SEQUENCE_TOKENS:
+        yield generator.integers(0, checkpoint.config["vocab_size"], count)
+
+
+def load(folder: Path, **config: Any) -> Any:
+    """The model in float32, on the plainest code path; nothing but its parameters was ever rounded to BF16."""
+    model, loading = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **config
+    )
+    wrong = {kind: names for kind, names in loading.items() if names}
+    assert not wrong, f"{folder.name} is not complete: {wrong}"
+    return model.eval()
+
+
+@torch.no_grad()
+def logits(model: Any, tokens: npt.NDArray[np.int64]) -> Logits:
+    """Logits [tokens, vocabulary] of a sequence."""
+    result: Logits = model(torch.from_numpy(tokens)[None]).logits[0].numpy()
+    return result
+
+
+def mean_divergence(reference: Logits, other: Logits) -> float:
+    """Mean Kullback-Leibler divergence from the reference, in nats."""
+    p, q = (torch.log_softmax(torch.from_numpy(x).double(), dim=-1) for x in (reference, other))
+    return float((p.exp() * (p - q)).sum(dim=-1).mean())
+
+
+def print_sensitivity(folders: dict[str, Path]) -> None:
+    """A Markdown table of the mistakes, each with the checkpoint that is least sensitive to it."""
+    least: dict[str, tuple[float, str]] = {}
+    for name, folder in folders.items():
+        tokens = next(iter(sequences(TINY[name])))
+        reference = logits(load(folder), tokens)
+        for mistake, model in mistakes(TINY[name], folder):
+            divergence = mean_divergence(reference, logits(model, tokens))
+            assert divergence > LEAST_DIVERGENCE, f"{name}: {mistake} would pass unnoticed ({divergence:.1e})"
+            least[mistake] = min(least.get(mistake, (math.inf, "")), (divergence, name))
+    print("| mistake | mean KL divergence, at least | of |\n|---|---|---|")
+    for mistake, (divergence, name) in least.items():
+        print(f"| {mistake} | {divergence:.1e} | {name} |")
+
+
+def mistakes(checkpoint: TinyCheckpoint, folder: Path) -> Iterator[tuple[str, Any]]:
+    """Models that each have one thing wrong."""
+    config = load(folder).config
+    rope = config.rope_parameters
+    theta = {**rope, "rope_theta": rope["rope_theta"] * 1.05}
+    yield "RoPE base 5% off", load(folder, rope_parameters=theta)
+    yield "RMS epsilon 0.01", load(folder, rms_norm_eps=0.01)
+    if rope["rope_type"] != "default":
+        plain = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
+        yield f"{rope['rope_type']} RoPE scaling left out", load(folder, rope_parameters=plain)
+    for weights, change in weight_mistakes(checkpoint):
+        yield (
+            f"{weights} {change.__name__.replace('_', ' ')}",
+            changed(load(folder), weights, change, checkpoint.head_dim),
+        )
+    if checkpoint.config["model_type"] == "gemma2":
+        yield "attention soft cap left out", load(folder, attn_logit_softcapping=None)
+        yield "final soft cap left out", load(folder, final_logit_softcapping=None)
+        yield "sliding window one token longer", load(folder, sliding_window=config.sliding_window + 1)
+        yield "sliding window on the wrong layers", load(folder, layer_types=config.layer_types[::-1])
+        yield "attention scaled by hidden / heads", load(folder, query_pre_attn_scalar=64)
+
+
+Change = Callable[[torch.Tensor, int], torch.Tensor]
+
+
+def weight_mistakes(checkpoint: TinyCheckpoint) -> Iterator[tuple[str, Change]]:
+    yield "q_proj.weight", permuted
+    yield "k_proj.weight", permuted
+    yield "input_layernorm.weight", neutral
+    kind = checkpoint.config["model_type"]
+    if kind == "gemma2":
+        yield "input_layernorm.weight", plus_one
+        yield "post_feedforward_layernorm.weight", neutral
+    if kind == "qwen2":
+        for name in "qkv":
+            yield f"{name}_proj.bias", neutral
+    if kind == "qwen3":
+        yield "q_norm.weight", neutral
+        yield "k_norm.weight", neutral
+
+
+def permuted(weights: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Rows of each head interleaved, as for the other RoPE layout."""
+    heads = weights.reshape(-1, 2, head_dim // 2, weights.shape[-1])
+    return heads.transpose(1, 2).reshape(weights.shape)
+
+
+def plus_one(weights: torch.Tensor, head_dim: int) -> torch.Tensor:
+    return weights + 1
+
+
+def neutral(weights: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """All the same: the mean of norm weights, rounded, and no bias."""
+    return torch.full_like(weights, float(weights.mean().round()))
+
+
+@torch.no_grad()
+def changed(model: Any, suffix: str, change: Change, head_dim: int) -> Any:
+    for name, parameter in model.named_parameters():
+        if name.endswith(suffix):
+            parameter.copy_(change(parameter, head_dim))
+    return model
+
+
+if __name__ == "__main__":
+    main()
