@@ -78,9 +78,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     """Everything but the weights; EdgeError when this is no checkpoint, or one that must not or cannot be converted."""
     if not directory.is_dir():
         raise EdgeError(f"{directory} is not a directory.", hint="Give the directory that holds config.json.")
-    config = _read_config(directory)
-    architecture = _architecture(directory, config)
-    _refuse_quantized_config(directory, config)
+    config = read_config(directory)
     files = [read_safetensors_header(directory / name) for name in _safetensors_names(directory)]
     tensors = _merge(files)
     if (directory / INDEX_FILE).is_file() and not (directory / SINGLE_FILE).is_file():
@@ -101,14 +99,30 @@ def read_checkpoint(directory: Path) -> Checkpoint:
         file_sha256=_file_hashes(directory),
         tokenizer_json=_existing(directory / "tokenizer.json"),
         tokenizer_model=_existing(directory / "tokenizer.model"),
-        architecture=architecture,
+        architecture=config["architectures"][0],
     )
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Path) -> dict[str, Any]:
+    """config.json, which names an architecture and no quantization; EdgeError otherwise.
+
+    Needs no other file, so that a download can be refused before its weights are fetched.
+    """
     path = directory / "config.json"
-    if path.is_file():
-        return _read_json_object(path)
+    if not path.is_file():
+        _refuse_without_config(directory)
+    config = _read_json_object(path)
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
+        raise EdgeError(
+            f"{path} names no architecture: `architectures` is {architectures!r}.",
+            hint='It must be a list such as ["LlamaForCausalLM"].',
+        )
+    _refuse_quantized_config(directory, config)
+    return config
+
+
+def _refuse_without_config(directory: Path) -> NoReturn:
     if (directory / "adapter_config.json").is_file():
         raise EdgeError(
             f"{directory} is a PEFT adapter, not a whole model: it has adapter_config.json and no config.json.",
@@ -119,8 +133,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
             f"{directory} holds GGUF files, which are already converted.", hint="Give the .gguf file itself."
         )
     raise EdgeError(
-        f"{directory} has no config.json.",
-        hint="A checkpoint holds config.json beside its .safetensors files.",
+        f"{directory} has no config.json.", hint="A checkpoint holds config.json beside its .safetensors files."
     )
 
 
@@ -136,16 +149,6 @@ def _read_json_object(path: Path, missing: dict[str, Any] | None = None) -> dict
     if not isinstance(value, dict):
         raise EdgeError(f"{path} holds a JSON {type(value).__name__}, not an object.", hint="Download the file again.")
     return value
-
-
-def _architecture(directory: Path, config: dict[str, Any]) -> str:
-    architectures = config.get("architectures")
-    if isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
-        return architectures[0]
-    raise EdgeError(
-        f"{directory / 'config.json'} names no architecture: `architectures` is {architectures!r}.",
-        hint='It must be a list such as ["LlamaForCausalLM"].',
-    )
 
 
 def _refuse_quantized_config(directory: Path, config: dict[str, Any]) -> None:
