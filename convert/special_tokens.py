@@ -1,0 +1,164 @@
+"""Special tokens: which ids have a role, and what is put around every text.
+
+A role is decided by the first that names it: the tokenizer's own template, tokenizer_config.json,
+special_tokens_map.json, generation_config.json, config.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from convert.checkpoint import Checkpoint
+from edge.errors import EdgeError
+
+ROLES = ("bos", "eos", "unk", "sep", "pad", "mask")
+
+# Tokens that end a chat turn, whatever the checkpoint calls the end of a text
+_END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
+
+KNOWN_ENDS = frozenset(
+    (
+        *_END_OF_TURN,
+        *("<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]"),
+        *("<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_utterance>", "<turn|>", "<|tool_response>"),
+        *("<｜end▁of▁sentence｜>", "[e~["),
+    )
+)
+"""Texts that llama.cpp takes for the end of a generation, whatever the token is in its checkpoint.
+
+Source: llama_vocab::impl::load in llama.cpp's src/llama-vocab.cpp
+"""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Token ids that the tokenizer puts before and after every text."""
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids by role (`bos`, `eos`, `eot`, `eom`, `unk`, `sep`, `pad`, `mask`), and which of them frame a text."""
+
+    ids: dict[str, int]
+    add_bos: bool
+    add_eos: bool
+
+
+def read_frame(post_processor: Any) -> Frame | None:
+    """What a tokenizer.json's post-processor adds to a single text; None when it has no template."""
+    for processor in _processors(post_processor):
+        kind = processor.get("type")
+        if kind == "TemplateProcessing":
+            return _template_frame(processor)
+        if kind != "ByteLevel":  # changes offsets only
+            raise EdgeError(f"tokenizer.json has the post-processor {kind}, which llama.cpp cannot reproduce.")
+    return None
+
+
+def read_special_tokens(
+    checkpoint: Checkpoint, token_ids: Mapping[str, int], frame: Frame | None, *, adds_bos_by_default: bool
+) -> SpecialTokens:
+    """The special tokens of a checkpoint. EdgeError when a text would be framed by more than BOS and EOS."""
+    ids = dict(_named_ids(checkpoint, token_ids))
+    add_bos = bool(checkpoint.tokenizer_config.get("add_bos_token", adds_bos_by_default)) and "bos" in ids
+    add_eos = bool(checkpoint.tokenizer_config.get("add_eos_token", False))
+    if frame is not None:
+        add_bos, add_eos = bool(frame.before), bool(frame.after)
+        ids |= dict(zip(("bos",), frame.before, strict=False))
+    ids |= _end_ids(checkpoint, token_ids, ids.get("eos"))
+    if frame is not None and (len(frame.before) > 1 or frame.after not in ((), (ids["eos"],))):
+        raise EdgeError(
+            f"The tokenizer puts the tokens {list(frame.before)} before and {list(frame.after)} after every text.",
+            hint="llama.cpp can add one token before a text and the end-of-sequence token after it.",
+        )
+    # llama.cpp takes an ordinary token for the BOS of a vocabulary that names none
+    ids.setdefault("bos", ids["eos"])
+    return SpecialTokens(ids, add_bos, add_eos)
+
+
+def _processors(value: Any) -> Iterator[dict[str, Any]]:
+    if value is None:
+        return
+    if value.get("type") == "Sequence":
+        for part in value["processors"]:
+            yield from _processors(part)
+    else:
+        yield value
+
+
+def _template_frame(processor: dict[str, Any]) -> Frame:
+    before: list[int] = []
+    after: list[int] = []
+    side = before
+    for item in processor["single"]:
+        if "Sequence" in item:
+            side = after
+        else:
+            side += processor["special_tokens"][item["SpecialToken"]["id"]]["ids"]
+    return Frame(tuple(before), tuple(after))
+
+
+def _named_ids(checkpoint: Checkpoint, token_ids: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """The ids that configuration files name, by text or by number."""
+    by_text = [checkpoint.tokenizer_config, _special_tokens_map(checkpoint)]
+    by_number = [checkpoint.generation_config, checkpoint.config]
+    known = set(token_ids.values())
+    for role in ROLES:
+        texts = (_text(config.get(f"{role}_token")) for config in by_text)
+        numbers = (next(_numbers(config.get(f"{role}_token_id")), None) for config in by_number)
+        named = [token_ids[text] for text in texts if text is not None and text in token_ids]
+        numbered = [number for number in numbers if number in known and number is not None]
+        if named or numbered:
+            yield role, (named + numbered)[0]
+
+
+def _end_ids(checkpoint: Checkpoint, token_ids: Mapping[str, int], eos: int | None) -> dict[str, int]:
+    """EOS and the end of a turn; the role `eom` goes to a further end that llama.cpp does not know by its text."""
+    texts = {token: text for text, token in token_ids.items()}
+    configured = [*_numbers(checkpoint.generation_config.get("eos_token_id"))]
+    configured += _numbers(checkpoint.config.get("eos_token_id"))
+    ends = list(dict.fromkeys(([] if eos is None else [eos]) + [end for end in configured if end in texts]))
+    if not ends:
+        raise EdgeError(
+            f"{checkpoint.directory} names no end-of-sequence token.",
+            hint="Set eos_token in tokenizer_config.json or eos_token_id in config.json.",
+        )
+    turn_ends = [token_ids[text] for text in _END_OF_TURN if text in token_ids]
+    roles = {"eos": ends[0], "eot": [*turn_ends, *ends[1:], ends[0]][0]}
+    unknown = [end for end in ends if end not in roles.values() and texts[end] not in KNOWN_ENDS]
+    if len(unknown) > 1:
+        raise EdgeError(
+            f"{checkpoint.directory} ends a generation at {len(ends)} tokens; llama.cpp would not stop at "
+            f"{', '.join(repr(texts[end]) for end in unknown[1:])}.",
+            hint="Shorten eos_token_id in generation_config.json.",
+        )
+    return roles | dict(zip(("eom",), unknown, strict=False))
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, int):
+            yield item
+
+
+def _text(value: Any) -> str | None:
+    """A token's text: it is given as text or as an AddedToken."""
+    content = value.get("content") if isinstance(value, dict) else value
+    return content if isinstance(content, str) else None
+
+
+def _special_tokens_map(checkpoint: Checkpoint) -> dict[str, Any]:
+    path = checkpoint.directory / "special_tokens_map.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EdgeError(f"{path} cannot be read: {error}.", hint="Download the file again.") from error
+    return content if isinstance(content, dict) else {}
