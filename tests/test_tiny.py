@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from convert.checkpoint import read_checkpoint
 from tests.tiny import TINY, TOKENIZERS, tensor_shapes, weights_sha256, write_tiny_checkpoint
+from tests.tokenizers.train import TOKENIZERS as TRAINED
 
 GOLDEN = Path(__file__).parent / "golden"
 CORPUS = (TOKENIZERS / "corpus.txt").read_text(encoding="utf-8")
@@ -104,6 +105,12 @@ def test_tokenizer_file_is_small_and_its_tokens_are_used(name: str) -> None:
     tokenizer = read_tokenizer(name)
     used = set(tokenizer.encode(CORPUS).ids)
     assert len(used) > tokenizer.get_vocab_size() / 3
+
+
+@every_tokenizer
+def test_tokenizer_is_what_its_script_makes(name: str) -> None:
+    made = json.loads(TRAINED[name]().to_str())
+    assert made["model"] == read_json(TOKENIZERS / name / "tokenizer.json")["model"]
 
 
 @every_tokenizer

@@ -9,6 +9,7 @@ tokens) with a few hundred tokens. Run again only to change them: golden logits 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,24 +45,31 @@ SMOLLM2_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>",
 LLAMA2_SPECIAL = ["<unk>", "<s>", "</s>"]
 GEMMA2_SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
 GEMMA2_TURNS = ["<start_of_turn>", "<end_of_turn>"]
-# not special, and found in a text before anything is merged; the runs of spaces are pieces with merges as well
-GEMMA2_ORDINARY = ["<unused0>", "<unused1>", "\n\n\n\n", "\n\n\n", "\n\n", "\n", "<table>", "</table>"]
+# not special, and found in a text before anything is merged; the runs are pieces with merges as well, longest first
+GEMMA2_UNUSED = ["<unused0>", "<unused1>"]
+GEMMA2_NEWLINES = ["\n\n\n\n", "\n\n\n", "\n\n"]
+GEMMA2_TAGS = ["<table>", "</table>"]
 GEMMA2_SPACES = [SPACE * 4, SPACE * 3, SPACE * 2]
 
 Merge = tuple[str, str]
 
 
 def trained(
-    pre_tokenizer: pre_tokenizers.PreTokenizer, texts: Sequence[str], characters: int, merges: int
-) -> tuple[list[str], list[Merge]]:
-    """The `characters` most frequent characters and the first `merges` merges of byte-pair encoding over the texts."""
+    pre_tokenizer: pre_tokenizers.PreTokenizer, texts: Sequence[str], characters: Sequence[str], count: int
+) -> list[Merge]:
+    """The first `count` merges that byte-pair encoding finds over texts of these characters, most frequent first."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizer
-    trainer = trainers.BpeTrainer(vocab_size=characters + merges, limit_alphabet=characters, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(characters) + count,
+        initial_alphabet=list(characters),
+        limit_alphabet=len(characters),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(texts, trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    alphabet = sorted(token for token in model["vocab"] if len(token) == 1)
-    return alphabet, [(left, right) for left, right in model["merges"]]
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    assert len(merges) == count, f"{len(merges)} merges instead of {count}"
+    return [(left, right) for left, right in merges]
 
 
 def numbered(*groups: Sequence[str]) -> dict[str, int]:
@@ -83,7 +91,7 @@ def byte_level(split: pre_tokenizers.PreTokenizer, use_regex: bool = False) -> p
 
 
 def byte_level_merges(pre_tokenizer: pre_tokenizers.PreTokenizer, count: int) -> list[Merge]:
-    return trained(pre_tokenizer, [CORPUS], len(BYTE_CHARACTERS), count)[1][:count]
+    return trained(pre_tokenizer, [CORPUS], BYTE_CHARACTERS, count)
 
 
 def byte_level_tokenizer(
@@ -141,9 +149,12 @@ def pieces() -> tuple[list[str], list[str]]:
 
     Beyond ASCII only the characters that are frequent in the corpus are pieces, so that byte fallback has work to do.
     """
+    ascii_characters = list(map(chr, range(0x21, 0x7F)))
+    counts = Counter(character for character in CORPUS if ord(character) > 0x7F)
+    frequent = sorted(counts, key=lambda character: (-counts[character], character))[:50]
+    characters = [SPACE, *ascii_characters, *frequent]
     pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
-    alphabet, merges = trained(pre_tokenizer, CORPUS.splitlines(), characters=120, merges=260)
-    characters = sorted({*alphabet, *map(chr, range(0x21, 0x7F))})
+    merges = trained(pre_tokenizer, CORPUS.splitlines(), characters, 260)
     return list(dict.fromkeys(left + right for left, right in merges)), characters
 
 
@@ -198,14 +209,15 @@ def mistral() -> Tokenizer:
 def gemma2() -> Tokenizer:
     """SentencePiece-like BPE without prefix space, with runs of newlines and spaces as tokens of their own."""
     merged, characters = pieces()
-    control = [*GEMMA2_SPECIAL, *GEMMA2_ORDINARY[:2], *GEMMA2_TURNS, *GEMMA2_ORDINARY[2:]]
-    vocabulary = numbered(control, BYTE_TOKENS, GEMMA2_SPACES, merged, characters)
-    merges = all_merges([*GEMMA2_SPACES, *merged], vocabulary)
+    control = [*GEMMA2_SPECIAL, *GEMMA2_UNUSED, *GEMMA2_TURNS]
+    runs = [*GEMMA2_NEWLINES, "\n", *GEMMA2_TAGS]
+    vocabulary = numbered(control, runs, BYTE_TOKENS, GEMMA2_SPACES, merged, characters)
+    merges = all_merges([*GEMMA2_NEWLINES, *GEMMA2_SPACES, *merged], vocabulary)
     tokenizer = sentencepiece_tokenizer(vocabulary, merges, "<unk>", prefix_space=False)
     tokenizer.normalizer = normalizers.Replace(" ", SPACE)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     tokenizer.add_special_tokens([*GEMMA2_SPECIAL, *GEMMA2_TURNS])
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in [*GEMMA2_ORDINARY, *GEMMA2_SPACES]])
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in [*GEMMA2_UNUSED, *runs, *GEMMA2_SPACES]])
     tokenizer.post_processor = template("<bos>", 2)
     return tokenizer
 
