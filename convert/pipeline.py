@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from convert.checkpoint import Checkpoint, read_checkpoint
 from convert.plan import ConversionPlan, plan_conversion
+from convert.pool import ProgressCallback
 from convert.recipes import Recipe, find_recipe
-from convert.write import ProgressCallback, write_files
+from convert.write import write_files
 from edge.errors import EdgeError
 
 
@@ -43,12 +43,7 @@ def convert_checkpoint(
     The source is read once for all of them. `threads` defaults to the cores this process may use.
     """
     plan = plan_checkpoint(source, quantizations, out, force=force)
-    return write_files(plan, threads=threads or usable_threads(), progress=progress)
-
-
-def usable_threads() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return write_files(plan, threads=threads, progress=progress)
 
 
 def _targets(checkpoint: Checkpoint, recipes: Sequence[Recipe], out: Path) -> dict[Path, Recipe]:

@@ -10,33 +10,18 @@ import contextlib
 import os
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from convert.plan import ConversionPlan, FilePlan
+from convert.pool import ProgressCallback, work_through
 from convert.shards import ShardMaps
 from convert.slabs import Slab, read_slab, refuse_non_finite, release_slab, slabs, source_bytes
 from edge.errors import EdgeError
 from edge.llama.quantize import is_sound, quantize_rows
-
-_REPORT_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a conversion is, in bytes of the source."""
-
-    done_bytes: int
-    total_bytes: int
-
-
-ProgressCallback = Callable[[Progress], None]
 
 
 class PartFile:
@@ -73,55 +58,7 @@ class PartFile:
         self._part.unlink(missing_ok=True)
 
 
-class _SlabQueue:
-    """Slabs handed out to threads one by one, and the count of bytes they have done."""
-
-    def __init__(self, pending: Iterator[Slab]) -> None:
-        self._pending = pending
-        self._lock = threading.Lock()
-        self.done_bytes = 0
-        self.failure: BaseException | None = None
-
-    def take(self) -> Slab | None:
-        with self._lock:
-            return None if self.failure else next(self._pending, None)
-
-    def finish(self, slab: Slab) -> None:
-        with self._lock:
-            self.done_bytes += source_bytes(slab)
-
-    def fail(self, error: BaseException) -> None:
-        with self._lock:
-            self.failure = self.failure or error
-
-
-class _Workers:
-    """Threads that work off a queue; leaving the block ends them."""
-
-    def __init__(self, count: int, work: Callable[[], None], queue: _SlabQueue) -> None:
-        self._queue = queue
-        self._threads = [threading.Thread(target=work, name=f"convert-{index}") for index in range(count)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None:
-            self._queue.fail(error)
-        for thread in self._threads:
-            thread.join()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for all threads to end; False if the time ran out first."""
-        deadline = time.monotonic() + seconds
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
-
-
-def write_files(plan: ConversionPlan, *, threads: int, progress: ProgressCallback | None = None) -> list[Path]:
+def write_files(plan: ConversionPlan, *, threads: int | None, progress: ProgressCallback | None = None) -> list[Path]:
     """Write every file of a plan. On any error or interrupt no file is left, neither finished nor partial."""
     check_free_space(plan.files)
     with contextlib.ExitStack() as cleanup:
@@ -163,27 +100,18 @@ def _write_tensors(
     plan: ConversionPlan,
     files: Sequence[PartFile],
     maps: ShardMaps,
-    threads: int,
+    threads: int | None,
     progress: ProgressCallback | None,
 ) -> None:
-    queue = _SlabQueue(slab for tensor in plan.tensors for slab in slabs(tensor, plan.hyperparameters))
-
-    def work() -> None:
-        try:
-            while (slab := queue.take()) is not None:
-                _convert_slab(slab, plan, files, maps)
-                queue.finish(slab)
-        except BaseException as error:  # handed to the caller's thread
-            queue.fail(error)
-
-    with _Workers(threads, work, queue) as workers:
-        is_done = False
-        while not is_done:
-            is_done = workers.wait(_REPORT_SECONDS)
-            if progress:
-                progress(Progress(queue.done_bytes, plan.source_bytes))
-    if queue.failure:
-        raise queue.failure
+    pending = (slab for tensor in plan.tensors for slab in slabs(tensor, plan.hyperparameters))
+    work_through(
+        pending,
+        lambda slab: _convert_slab(slab, plan, files, maps),
+        size_bytes=source_bytes,
+        threads=threads,
+        total_bytes=plan.source_bytes,
+        progress=progress,
+    )
 
 
 def _convert_slab(slab: Slab, plan: ConversionPlan, files: Sequence[PartFile], maps: ShardMaps) -> None:

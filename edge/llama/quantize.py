@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.errors import EdgeError
-from edge.gguf_format import TensorType
+from edge.gguf_format import TENSOR_TYPES, TensorType
 from edge.llama import log
 from edge.llama.library import backend, ggml
 
@@ -47,6 +47,31 @@ def quantize_rows(rows: Floats, kind: TensorType, out: npt.NDArray[np.uint8]) ->
         library.ggml_fp32_to_bf16_row(rows.ctypes.data, out.ctypes.data, rows.size)
     else:
         library.ggml_quantize_chunk(kind.id, rows.ctypes.data, out.ctypes.data, 0, count, columns, None)
+
+
+# libggml-base has one function for each type; the K-quants keep their capital letter
+_DECODERS = {
+    name: f"dequantize_row_{name.lower().replace('_k', '_K')}"
+    for name, kind in TENSOR_TYPES.items()
+    if kind.is_quantized and name not in ("Q8_1", "Q8_K")
+}
+
+
+def dequantize_rows(encoded: npt.NDArray[np.uint8], kind: TensorType, columns: int) -> Floats:
+    """Encoded rows as float32 [rows, columns]."""
+    values = np.empty((encoded.nbytes // kind.row_bytes(columns), columns), np.float32)
+    if kind.name == "F32":
+        values.reshape(-1)[:] = encoded.view(np.float32)
+    elif kind.name == "F16":
+        to_float32(encoded.view(np.float16), values)
+    elif kind.name == "BF16":
+        to_float32(encoded.view(np.uint16), values)
+    else:
+        function = getattr(ggml(), _DECODERS[kind.name])
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        function.restype = None
+        function(encoded.ctypes.data, values.ctypes.data, values.size)
+    return values
 
 
 def is_sound(encoded: npt.NDArray[np.uint8], kind: TensorType) -> bool:

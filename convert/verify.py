@@ -1,0 +1,276 @@
+"""The proof: reads a GGUF file back and shows that it holds what it should.
+
+Alone, a file has to be complete for its architecture, of the right shapes, and finite throughout. Against its
+checkpoint, every tensor's error has to stay within what its type can do: a wrong permutation, scale or name does not.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from convert.checkpoint import read_checkpoint
+from convert.families import FAMILIES, Family, find_family
+from convert.hyperparameters import read_hyperparameters
+from convert.plan import TensorPlan, plan_tensors
+from convert.pool import ProgressCallback, work_through
+from convert.shards import ShardMaps
+from convert.slabs import SLAB_ELEMENTS, Slab, read_slab, release_slab, slabs, source_bytes
+from edge.errors import EdgeError
+from edge.gguf_file import GGUFFile, TensorInfo, read_gguf
+from edge.llama.quantize import dequantize_rows, is_sound
+
+# Largest relative error |file - source| / |source| of a whole tensor. Rounding bounds the plain types; the block
+# types stay below half of their bound on normal weights, and a tensor that is not the source's is off by about 1.
+ERROR_BOUNDS = {
+    "F32": 0.0,
+    "F16": 1e-3,
+    "BF16": 4e-3,
+    "Q8_0": 0.02,
+    "Q6_K": 0.06,
+    "Q5_0": 0.12,
+    "Q5_1": 0.12,
+    "Q5_K": 0.10,
+    "Q4_K": 0.20,
+}
+
+
+@dataclass(frozen=True)
+class TensorError:
+    """How far a tensor of the file is from the checkpoint's: |file - source| / |source|."""
+
+    name: str
+    type: str
+    relative_error: float
+
+    @property
+    def share_of_bound(self) -> float:
+        bound = ERROR_BOUNDS[self.type]
+        return self.relative_error / bound if bound else float(self.relative_error > 0) * 2
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was checked. `errors`, the nearest to its bound first, is empty if no checkpoint was compared with."""
+
+    path: Path
+    tensor_count: int
+    file_bytes: int
+    family: str | None
+    """None if the architecture is not in the table, so that completeness could not be checked."""
+    source: Path | None = None
+    errors: tuple[TensorError, ...] = ()
+
+
+def verify_file(path: Path, *, threads: int | None = None, progress: ProgressCallback | None = None) -> Proof:
+    """Read a file back by itself. EdgeError for the first tensor that is missing, misshapen or not finite."""
+    file = read_gguf(path)
+    family = next((family for family in FAMILIES if family.gguf_name == file.architecture), None)
+    if family:
+        _check_complete(file, family)
+    with _MappedTensors(path) as mapped:
+
+        def check(rows: _Rows) -> None:
+            _check_finite(mapped.read(rows), rows)
+
+        work_through(
+            (rows for tensor in file.tensors.values() for rows in _cut(tensor)),
+            check,
+            size_bytes=lambda rows: rows.n_bytes,
+            threads=threads,
+            total_bytes=sum(tensor.n_bytes for tensor in file.tensors.values()),
+            progress=progress,
+        )
+    return Proof(path, len(file.tensors), file.file_bytes, family.name if family else None)
+
+
+def verify_against(
+    path: Path, source: Path, *, threads: int | None = None, progress: ProgressCallback | None = None
+) -> Proof:
+    """Compare every tensor of a file with the checkpoint it was made of. EdgeError for one that is out of bounds."""
+    file = read_gguf(path)
+    checkpoint = read_checkpoint(source)
+    family = find_family(checkpoint.architecture)
+    shape = read_hyperparameters(checkpoint.config, tied_by_default=family.tied_by_default)
+    planned = tuple(plan_tensors(family, shape, checkpoint.tensors))
+    _check_same_tensors(file, planned)
+    sums = _SquareSums()
+    with ShardMaps() as maps, _MappedTensors(path) as mapped:
+
+        def compare(slab: Slab) -> None:
+            tensor = file.tensors[slab.tensor.name]
+            rows = _Rows(tensor, slab.first, slab.last)
+            encoded = mapped.read(rows)
+            _check_finite(encoded, rows)
+            wanted = read_slab(slab, shape, maps)
+            release_slab(slab, maps)
+            sums.add(tensor.name, wanted, dequantize_rows(encoded, tensor.type, slab.tensor.columns))
+
+        work_through(
+            (slab for tensor in planned for slab in slabs(tensor, shape)),
+            compare,
+            size_bytes=source_bytes,
+            threads=threads,
+            total_bytes=sum(tensor.source.n_bytes for tensor in planned if tensor.source),
+            progress=progress,
+        )
+    errors = sorted(sums.errors(file), key=lambda error: error.share_of_bound, reverse=True)
+    worst = errors[0]
+    if worst.share_of_bound > 1:
+        raise EdgeError(
+            f"{path}: the tensor {worst.name!r} ({worst.type}) is off by {worst.relative_error:.3g} of its size;"
+            f" {ERROR_BOUNDS[worst.type]:.3g} is the limit.",
+            hint="The file was not made from this checkpoint, or is damaged: convert it again.",
+        )
+    return Proof(path, len(file.tensors), file.file_bytes, family.name, source, tuple(errors))
+
+
+class _SquareSums:
+    """Squared norms of tensors and of their differences, summed over slabs from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def add(self, name: str, wanted: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> None:
+        difference = found - wanted
+        off, size = float(np.vdot(difference, difference)), float(np.vdot(wanted, wanted))
+        with self._lock:
+            before = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = (before[0] + off, before[1] + size)
+
+    def errors(self, file: GGUFFile) -> Iterator[TensorError]:
+        for name, (off, size) in self._sums.items():
+            error = float(np.sqrt(off / size)) if size else float(off > 0)
+            yield TensorError(name, file.tensors[name].type.name, error)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows `first` up to, but without, `last` of a tensor in a file."""
+
+    tensor: TensorInfo
+    first: int
+    last: int
+
+    @property
+    def row_bytes(self) -> int:
+        return self.tensor.type.row_bytes(_columns(self.tensor))
+
+    @property
+    def n_bytes(self) -> int:
+        return (self.last - self.first) * self.row_bytes
+
+
+class _MappedTensors:
+    """Encoded rows of a GGUF file by memory map."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __enter__(self) -> _MappedTensors:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._map.close()
+
+    def read(self, rows: _Rows) -> npt.NDArray[np.uint8]:
+        """A copy of the encoded rows, so that the map's pages can be given back at once."""
+        start = rows.tensor.offset + rows.first * rows.row_bytes
+        end = start + rows.n_bytes
+        content = np.frombuffer(self._map[start:end], np.uint8)
+        if hasattr(mmap, "MADV_DONTNEED"):
+            page = start // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_DONTNEED, page, end - page)
+        return content
+
+
+def _cut(tensor: TensorInfo) -> Iterator[_Rows]:
+    columns = _columns(tensor)
+    count = tensor.n_elements // columns
+    step = max(1, SLAB_ELEMENTS // columns)
+    for first in range(0, count, step):
+        yield _Rows(tensor, first, min(first + step, count))
+
+
+def _columns(tensor: TensorInfo) -> int:
+    """Columns of the matrix a tensor is stored as; a vector is a single column."""
+    return tensor.shape[0] if len(tensor.shape) > 1 else 1
+
+
+def _check_finite(encoded: npt.NDArray[np.uint8], rows: _Rows) -> None:
+    if not is_sound(encoded, rows.tensor.type):
+        raise EdgeError(
+            f"The tensor {rows.tensor.name!r} holds NaN or infinity at or after row {rows.first}.",
+            hint="The file is damaged: convert or download it again.",
+        )
+
+
+def _check_same_tensors(file: GGUFFile, planned: tuple[TensorPlan, ...]) -> None:
+    """Both sides must have the same tensors in the same shapes."""
+    wanted = {tensor.name: tuple(reversed(tensor.shape)) for tensor in planned}
+    found = {name: tensor.shape for name, tensor in file.tensors.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise EdgeError(
+                f"{file.path}: the tensor {name!r} has shape {_shown(found.get(name))};"
+                f" the checkpoint makes it {_shown(wanted.get(name))}.",
+                hint="The file was made from another checkpoint.",
+            )
+
+
+def _shown(shape: tuple[int, ...] | None) -> str:
+    return str(list(shape)) if shape else "none (absent)"
+
+
+def _check_complete(file: GGUFFile, family: Family) -> None:
+    """Every tensor that a family requires is there, in the shape that the file's own keys give."""
+    sizes = _sizes(file, family)
+    for rule in family.tensors:
+        for block in range(sizes["layers"] if rule.is_per_block else 1):
+            name = rule.target_name(block)
+            expected = tuple(sizes[dimension] for dimension in reversed(rule.shape))
+            tensor = file.tensors.get(name)
+            if tensor is None and rule.presence == "required":
+                raise EdgeError(
+                    f"{file.path}: the tensor {name!r} is missing.", hint="Convert or download the file again."
+                )
+            if tensor and tensor.shape != expected:
+                raise EdgeError(
+                    f"{file.path}: the tensor {name!r} has shape {list(tensor.shape)};"
+                    f" the file's keys make it {list(expected)}.",
+                    hint="Convert or download the file again.",
+                )
+
+
+def _sizes(file: GGUFFile, family: Family) -> Mapping[str, int]:
+    """The dimensions that tensor rules name, from a file's keys."""
+
+    def value(key: str, default: int | None = None) -> int:
+        stored = file.metadata.get(f"{family.gguf_name}.{key}", default)
+        if not isinstance(stored, int):
+            raise EdgeError(
+                f"{file.path} has no usable key {family.gguf_name}.{key}.", hint="Convert or download the file again."
+            )
+        return stored
+
+    heads, hidden = value("attention.head_count"), value("embedding_length")
+    head_dim = value("attention.key_length", hidden // heads)
+    tokens = cast(Any, file.metadata.get("tokenizer.ggml.tokens", ()))
+    return {
+        "layers": value("block_count"),
+        "hidden": hidden,
+        "feed_forward": value("feed_forward_length"),
+        "head_dim": head_dim,
+        "query": heads * head_dim,
+        "key_value": value("attention.head_count_kv", heads) * head_dim,
+        "vocabulary": value("vocab_size", len(tokens)),
+    }
