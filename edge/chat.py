@@ -1,0 +1,118 @@
+"""A conversation: its history, and how much of it fits the context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from edge.engine import Engine
+from edge.prompt import Message
+from edge.request import Completion, FinishEvent, Request, TokenEvent
+from edge.settings import SamplingSettings
+from edge.stream import Stream
+
+_KEPT_SHARE = 2  # when history overflows, it is cut back to 1/2 of the context, so that the next turns reuse the cache
+_ANSWER_SHARE = 4  # 1/4 of the context is kept free for an answer of unstated length
+
+
+class Reply:
+    """An answer as it is written: iterate over its text. `completion` is there once the iteration has ended.
+
+    Leaving the loop early cancels the answer; what was written by then stays in the conversation.
+    """
+
+    def __init__(self, chat: Chat, message: Message, stream: Stream, dropped_messages: int) -> None:
+        self.dropped_messages = dropped_messages
+        """Messages that the context had no room for any more, newly left out of this prompt."""
+        self.completion: Completion | None = None
+        self._chat = chat
+        self._message = message
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[str]:
+        pieces: list[str] = []
+        tokens: list[int] = []
+        try:
+            for event in self._stream:
+                pieces.append(event.text)
+                if isinstance(event, TokenEvent):
+                    tokens.append(event.token)
+                if isinstance(event, FinishEvent):
+                    self.completion = Completion(
+                        "".join(pieces), tuple(tokens), event.reason, event.usage, event.timing
+                    )
+                if event.text:
+                    yield event.text
+        finally:
+            if tokens or self.completion:
+                self._chat.messages += [self._message, Message("assistant", "".join(pieces))]
+
+    def cancel(self) -> None:
+        """End the answer where it is; the iteration then ends with what there is."""
+        self._stream.cancel()
+
+    def result(self) -> Completion:
+        """Wait for the whole answer."""
+        for _ in self:
+            pass
+        assert self.completion is not None
+        return self.completion
+
+
+class Chat:
+    """Turns with a model. Each turn's prompt begins with the last one's, whose KV cache the engine reuses.
+
+    When the history outgrows the context, the oldest turns are left out of the prompt, never out of `messages`, and
+    the reply says how many.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        system: str | None = None,
+        sampling: SamplingSettings | None = None,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> None:
+        self.messages: list[Message] = []
+        self.system = system
+        self._engine = engine
+        self._sampling = sampling or engine.default_sampling
+        self._max_tokens = max_tokens
+        self._stop = tuple(stop)
+        self._left_out = 0
+
+    def send(self, text: str) -> Reply:
+        """Ask; the answer is written as the reply is iterated. EdgeError if the question alone is too long."""
+        message = Message("user", text)
+        tokens, dropped = self._prompt(message)
+        stream = self._engine.submit(
+            Request(tuple(tokens), sampling=self._sampling, max_tokens=self._max_tokens, stop=self._stop)
+        )
+        return Reply(self, message, stream, dropped)
+
+    def clear(self) -> None:
+        """Forget every turn; the system text stays."""
+        self.messages.clear()
+        self._left_out = 0
+
+    def _prompt(self, message: Message) -> tuple[list[int], int]:
+        """Tokens of the conversation with one more message, and how many messages were newly left out of them."""
+        context = self._engine.context_tokens
+        answer = min(self._max_tokens or context // _ANSWER_SHARE, context // _KEPT_SHARE)
+        before = self._left_out
+        tokens = self._tokens(message)
+        if len(tokens) + answer > context:
+            while self._left_out < len(self.messages) and len(tokens) > context // _KEPT_SHARE:
+                self._left_out = self._next_turn(self._left_out)
+                tokens = self._tokens(message)
+        return tokens, self._left_out - before
+
+    def _next_turn(self, start: int) -> int:
+        """Where the turn after the one at `start` begins."""
+        later = range(start + 1, len(self.messages))
+        return next((index for index in later if self.messages[index].role == "user"), len(self.messages))
+
+    def _tokens(self, message: Message) -> list[int]:
+        system = [Message("system", self.system)] if self.system else []
+        return self._engine.template.tokens([*system, *self.messages[self._left_out :], message], self._engine.vocab)

@@ -1,0 +1,289 @@
+"""The `edge` command: each subcommand parses its arguments, calls one library function and prints the result.
+
+Everything heavy is imported inside the commands, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edge.errors import EdgeError
+
+if TYPE_CHECKING:
+    from edge.constraint import Constraint
+    from edge.engine import Engine
+    from edge.request import Completion
+    from edge.settings import SamplingSettings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Turn Hugging Face checkpoints into quantized GGUF files and run them on your own hardware.",
+)
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A .gguf file, a checkpoint directory, org/name[:QUANT], or demo.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Context = Annotated[int | None, typer.Option("--ctx", metavar="N", help="Context length in tokens.")]
+Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads; default: physical cores.")]
+System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System text.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="End the answer after N tokens.")]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", metavar="T", help="0 always takes the likeliest token.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Make sampling repeatable.")]
+Quantization = Annotated[
+    str | None, typer.Option("--quant", metavar="QUANT", help="Quantization of a model that has to be converted.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _options(show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if show_version:
+        print(f"edge {version('edge-llm')}")
+        raise typer.Exit
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A Hugging Face checkpoint directory.")],
+    quant: Annotated[
+        str, typer.Option("--quant", metavar="QUANT[,...]", help="F32, F16, BF16, Q8_0, Q4_K_M; several with commas.")
+    ] = "Q4_K_M",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE|DIR", help="Where to write; default: the current directory.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads; default: all cores.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be written, with exact sizes.")] = False,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not read the files back.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Convert a checkpoint to GGUF, in one pass for all quantizations."""
+    from convert import report
+    from convert.pipeline import convert_checkpoint, plan_checkpoint
+    from convert.verify import verify_against
+    from edge.terminal import byte_progress
+
+    quantizations = [name.strip() for name in quant.split(",") if name.strip()]
+    planned = plan_checkpoint(source, quantizations, out, force=force)
+    if plan:
+        _print_result(report.plan_document(planned), report.plan_table(planned), as_json)
+        return
+    with byte_progress(f"Converting to {', '.join(quantizations)}") as progress:
+        paths = convert_checkpoint(source, quantizations, out, threads=threads, force=force, progress=progress)
+    proofs = []
+    if not no_verify:
+        with byte_progress("Reading back") as progress:
+            proofs = [verify_against(path, source, progress=progress) for path in paths]
+    _print_result(report.result_document(planned, proofs), report.result_table(planned, proofs), as_json)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE.gguf")],
+    against: Annotated[
+        Path | None, typer.Option("--against", metavar="SRC", help="The checkpoint to compare every tensor with.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Read a file back: every tensor present, finite and of the right size; with --against, its error."""
+    from convert import report
+    from convert.verify import verify_against, verify_file
+    from edge.terminal import byte_progress
+
+    with byte_progress("Verifying") as progress:
+        proof = verify_against(file, against, progress=progress) if against else verify_file(file, progress=progress)
+    _print_result(report.proof_document(proof), report.proof_table(proof), as_json)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE.gguf")],
+    show_all: Annotated[bool, typer.Option("--all", help="List every key and every tensor.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what is in a GGUF file."""
+    from edge.description import describe
+    from edge.gguf_file import read_gguf
+    from edge.inspect import render, render_keys, render_tensors
+
+    description = describe(read_gguf(file))
+    renderables = [render(description)]
+    if show_all:
+        renderables += [render_keys(description), render_tensors(description)]
+    _print_result(description.to_json(), renderables, as_json)
+
+
+@app.command()
+def run(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The question; - reads it from stdin.")],
+    schema: Annotated[
+        Path | None, typer.Option("--schema", metavar="FILE", help="JSON Schema that the answer will conform to.")
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option("--regex", metavar="RE", help="Regular expression the whole answer will match.")
+    ] = None,
+    grammar: Annotated[
+        Path | None, typer.Option("--grammar", metavar="FILE", help="Lark or GBNF grammar for the answer.")
+    ] = None,
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    context: Context = None,
+    threads: Threads = None,
+    quant: Quantization = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as plain text, without template.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Answer one prompt."""
+    from edge.prompt import Message, plain_tokens
+    from edge.request import Request
+
+    constraint = _constraint(schema, regex, grammar)
+    question = _prompt_text(prompt)
+    with _open(model, context, threads, quant) as engine:
+        if raw:
+            tokens = plain_tokens(question, engine.vocab)
+        else:
+            messages = [Message("system", system)] if system else []
+            tokens = engine.template.tokens([*messages, Message("user", question)], engine.vocab)
+        request = Request(
+            tuple(tokens),
+            sampling=_sampling(engine, temperature, seed),
+            max_tokens=max_tokens,
+            constraint=constraint,
+        )
+        if as_json:
+            print(json.dumps(_completion_document(engine.submit(request).result()), ensure_ascii=False, indent=2))
+            return
+        for piece in engine.submit(request).text():
+            print(piece, end="", flush=True)
+        print()
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="As for run; default: demo.")] = "demo",
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    context: Context = None,
+    threads: Threads = None,
+    quant: Quantization = None,
+) -> None:
+    """Talk with a model in the terminal."""
+    from edge.chat import Chat
+    from edge.repl import converse
+
+    with _open(model, context, threads, quant) as engine:
+        sampling = _sampling(engine, temperature, seed)
+        converse(Chat(engine, system=system, sampling=sampling, max_tokens=max_tokens))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show what this machine and this installation can do, and what to change."""
+    from edge.doctor import examine, render
+
+    report = examine()
+    _print_result(report.to_json(), [render(report)], as_json)
+
+
+def main() -> None:
+    """The console script: exit code 0 done, 1 EdgeError, 2 usage, 130 interrupted."""
+    from edge.terminal import report_error
+
+    try:
+        app(standalone_mode=True)
+    except EdgeError as error:
+        report_error(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _print_result(document: Any, renderables: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(document, ensure_ascii=False, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console()
+    for renderable in renderables if isinstance(renderables, list) else [renderables]:
+        console.print(renderable)
+
+
+def _prompt_text(prompt: str) -> str:
+    from edge.terminal import read_stdin
+
+    return read_stdin() if prompt == "-" else prompt
+
+
+def _constraint(schema: Path | None, regex: str | None, grammar: Path | None) -> Constraint | None:
+    from edge.constraint import Constraint
+    from edge.terminal import decode_utf8
+
+    given = [name for name, value in (("--schema", schema), ("--regex", regex), ("--grammar", grammar)) if value]
+    if len(given) > 1:
+        raise EdgeError(f"{' and '.join(given)} exclude each other.", hint="Give one constraint.")
+    if regex:
+        return Constraint.regex(regex)
+    path = schema or grammar
+    if path is None:
+        return None
+    try:
+        text = decode_utf8(path.read_bytes(), str(path))
+    except OSError as error:
+        raise EdgeError(f"{path} cannot be read: {error.strerror}.", hint="Check the path.") from error
+    return Constraint.json_schema(text) if schema else Constraint.grammar(text)
+
+
+def _open(model: str, context: int | None, threads: int | None, quantization: str | None) -> Engine:
+    from edge.engine import Engine
+    from edge.models import resolve
+    from edge.settings import ModelSettings
+
+    path = resolve(model, quantization=quantization)
+    return Engine(path, ModelSettings(context_tokens=context, threads=threads))
+
+
+def _sampling(engine: Engine, temperature: float | None, seed: int | None) -> SamplingSettings:
+    from dataclasses import replace
+
+    chosen = engine.default_sampling
+    if temperature is not None:
+        chosen = replace(chosen, temperature=temperature)
+    return replace(chosen, seed=seed)
+
+
+def _completion_document(completion: Completion) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    rate = completion.timing.tokens_per_second(completion.usage)
+    return {
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "usage": asdict(completion.usage),
+        "timing": {**asdict(completion.timing), "tokens_per_second": round(rate, 2)},
+    }
+
+
+if __name__ == "__main__":
+    main()

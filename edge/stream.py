@@ -1,0 +1,95 @@
+"""The consumer's end of a request: iterate over its events, in a thread or in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from edge.errors import EdgeError
+from edge.request import Completion, Delivery, Event, FailureEvent, FinishEvent, TokenEvent
+
+
+class Stream:
+    """Events of one request, ending with a FinishEvent.
+
+    Leaving a loop over it early cancels the request, as does `cancel`. One consumer at a time.
+    """
+
+    def __init__(self) -> None:
+        self._deliveries: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+        self._on_delivery: Callable[[], None] | None = None
+        self._is_finished = False
+
+    def __iter__(self) -> Iterator[Event]:
+        try:
+            while not self._is_finished:
+                yield self._accept(self._deliveries.get())
+        finally:
+            self.cancel()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        loop = asyncio.get_running_loop()
+        arrived = asyncio.Event()
+
+        def notify() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed while the engine was still at work
+                loop.call_soon_threadsafe(arrived.set)
+
+        self._on_delivery = notify
+        try:
+            while not self._is_finished:
+                arrived.clear()
+                try:
+                    delivery = self._deliveries.get_nowait()
+                except queue.Empty:
+                    await arrived.wait()
+                else:
+                    yield self._accept(delivery)
+        finally:
+            self._on_delivery = None
+            self.cancel()
+
+    def text(self) -> Iterator[str]:
+        """The completion's text as it grows, without empty pieces."""
+        for event in self:
+            if event.text:
+                yield event.text
+
+    def result(self) -> Completion:
+        """Wait for the end. EdgeError if the engine had to give the request up."""
+        pieces: list[str] = []
+        tokens: list[int] = []
+        for event in self:
+            pieces.append(event.text)
+            if isinstance(event, TokenEvent):
+                tokens.append(event.token)
+            else:
+                return Completion("".join(pieces), tuple(tokens), event.reason, event.usage, event.timing)
+        raise EdgeError("The stream was read to its end before.", hint="Ask for the result of a stream only once.")
+
+    def cancel(self) -> None:
+        """Let the engine drop the request at its next step. No effect once it is finished."""
+        self._cancelled.set()
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def deliver(self, delivery: Delivery) -> None:
+        """For the engine: hand an event over. Called from its thread."""
+        self._deliveries.put(delivery)
+        notify = self._on_delivery
+        if notify:
+            notify()
+
+    def _accept(self, delivery: Delivery) -> Event:
+        if isinstance(delivery, FailureEvent):
+            self._is_finished = True
+            raise EdgeError(delivery.message, hint=delivery.hint)
+        if isinstance(delivery, FinishEvent):
+            self._is_finished = True
+        return delivery
