@@ -55,6 +55,7 @@ SIMD_OF_FLAG: dict[str, str] = {
     "hw.optional.bmi2": "BMI2",
     "hw.optional.avx512f": "AVX512",
 }
+SIMD_NAMES = frozenset(SIMD_OF_FLAG.values()) | {"ARM_FMA"}
 _VENDOR_OF_PCI_ID: dict[str, GpuVendor] = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}
 
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from edge.description import Description, Key, PerLayer, Shape, Tokenizer, TypeShare, describe
 from edge.quantities import count_text, size_text
+from edge.tables import TITLE_STYLE, cell, printable, section, table
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.table import Table
-    from rich.text import Text
 
 __all__ = ["Description", "describe", "render", "render_keys", "render_tensors"]
 
 _TEMPLATE_LINES = 6
 _LINE_CHARACTERS = 76
-_TITLE = "bold cyan"
 
 
 def render(description: Description) -> Group:
@@ -28,9 +27,9 @@ def render(description: Description) -> Group:
 
     beside: list[RenderableType] = [_type_table(description.tensor_types)]
     if description.tokenizer is not None:
-        beside += ["", _section("Tokenizer", _tokenizer_rows(description.tokenizer))]
+        beside += ["", section("Tokenizer", _tokenizer_rows(description.tokenizer))]
     facts = Table.grid(padding=(0, 6, 0, 0))
-    facts.add_row(_section("Shape", _shape_rows(description.shape)), Group(*beside))
+    facts.add_row(section("Shape", _shape_rows(description.shape)), Group(*beside))
     template = Text(_first_lines(description.chat_template), no_wrap=True, overflow="ellipsis")
     return Group(
         Text(_headline(description), style="bold"),
@@ -38,37 +37,28 @@ def render(description: Description) -> Group:
         "",
         facts,
         "",
-        Text("Chat template", style=_TITLE),
+        Text("Chat template", style=TITLE_STYLE),
         template,
         "",
-        _section("Provenance", [(key.name, _one_line(key)) for key in description.provenance]),
+        section("Provenance", [(key.name, _one_line(key)) for key in description.provenance]),
     )
 
 
 def render_keys(description: Description) -> Table:
     """Every metadata key with its type and, on one line, its value."""
-    table = _table("Keys", ("Key", "left"), ("Type", "left"), ("Value", "left"))
+    listing = table("Keys", ("Key", "left"), ("Type", "left"), ("Value", "left"))
     for key in description.keys:
-        table.add_row(_cell(key.name), key.type, _cell(_one_line(key)))
-    return table
+        listing.add_row(cell(key.name), key.type, cell(_one_line(key)))
+    return listing
 
 
 def render_tensors(description: Description) -> Table:
     """Every tensor; the shape has the columns first, as in the file."""
-    table = _table("Tensors", ("Tensor", "left"), ("Type", "left"), ("Shape", "right"), ("Size", "right"))
+    listing = table("Tensors", ("Tensor", "left"), ("Type", "left"), ("Shape", "right"), ("Size", "right"))
     for tensor in description.tensors:
         shape = " × ".join(str(dimension) for dimension in tensor.shape)
-        table.add_row(_cell(tensor.name), tensor.type, shape, size_text(tensor.n_bytes))
-    return table
-
-
-def printable(text: str) -> str:
-    """Text from a file with whatever could steer a terminal escaped; line ends stay."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else _escaped(letter) for letter in text)
-
-
-def _escaped(letter: str) -> str:
-    return letter.encode("unicode_escape").decode("ascii")
+        listing.add_row(cell(tensor.name), tensor.type, shape, size_text(tensor.n_bytes))
+    return listing
 
 
 def _headline(description: Description) -> str:
@@ -137,34 +127,8 @@ def _one_line(key: Key) -> str:
     return text if len(text) <= _LINE_CHARACTERS or key.type.endswith("[]") else text[: _LINE_CHARACTERS - 1] + "…"
 
 
-def _section(title: str, rows: Iterable[tuple[str, str]]) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, title_style=_TITLE, title_justify="left", box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, value in rows:
-        table.add_row(_cell(label), _cell(value))
-    return table
-
-
 def _type_table(shares: Iterable[TypeShare]) -> Table:
-    table = _table("Types", ("Type", "left"), ("Tensors", "right"), ("Size", "right"), ("Share", "right"))
+    listing = table("Types", ("Type", "left"), ("Tensors", "right"), ("Size", "right"), ("Share", "right"))
     for share in shares:
-        table.add_row(share.type, f"{share.tensors:,}", size_text(share.n_bytes), f"{share.share:.1%}")
-    return table
-
-
-def _table(title: str, *columns: tuple[str, Literal["left", "right"]]) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, title_style=_TITLE, title_justify="left", box=None, pad_edge=False, header_style="dim")
-    for name, justify in columns:
-        table.add_column(name, justify=justify, overflow="fold", no_wrap=name in ("Key", "Tensor"))
-    return table
-
-
-def _cell(text: str) -> Text:
-    from rich.text import Text
-
-    return Text(printable(text))
+        listing.add_row(share.type, f"{share.tensors:,}", size_text(share.n_bytes), f"{share.share:.1%}")
+    return listing
