@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,6 +92,9 @@ def _build(source: Path, directory: Path) -> None:
 
 @contextlib.contextmanager
 def _scratch_beside(directory: Path) -> Iterator[Path]:
+    import shutil
+    import tempfile
+
     scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         yield scratch
