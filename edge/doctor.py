@@ -22,7 +22,7 @@ from edge.quantities import size_text
 from edge.tables import TITLE_STYLE, cell, section
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import RenderableType
     from rich.text import Text
 
 PACKAGES = ("edge-llm", "llama-cpp-python", "gguf", "numpy", "llguidance")
@@ -229,7 +229,7 @@ def reinstall_command(option: str, installed: str | None) -> str:
 # Rendering
 
 
-def render(report: Report) -> Group:
+def render(report: Report) -> RenderableType:
     """The report in sections, what could be better last."""
     from rich.console import Group
 

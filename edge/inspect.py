@@ -10,7 +10,7 @@ from edge.quantities import count_text, size_text
 from edge.tables import TITLE_STYLE, cell, printable, section, table
 
 if TYPE_CHECKING:
-    from rich.console import Group, RenderableType
+    from rich.console import RenderableType
     from rich.table import Table
 
 __all__ = ["Description", "describe", "render", "render_keys", "render_tensors"]
@@ -19,7 +19,7 @@ _TEMPLATE_LINES = 6
 _LINE_CHARACTERS = 76
 
 
-def render(description: Description) -> Group:
+def render(description: Description) -> RenderableType:
     """The overview: at most 100 columns wide, legible at 80."""
     from rich.console import Group
     from rich.table import Table
@@ -44,7 +44,7 @@ def render(description: Description) -> Group:
     )
 
 
-def render_keys(description: Description) -> Table:
+def render_keys(description: Description) -> RenderableType:
     """Every metadata key with its type and, on one line, its value."""
     listing = table("Keys", ("Key", "left"), ("Type", "left"), ("Value", "left"))
     for key in description.keys:
@@ -52,7 +52,7 @@ def render_keys(description: Description) -> Table:
     return listing
 
 
-def render_tensors(description: Description) -> Table:
+def render_tensors(description: Description) -> RenderableType:
     """Every tensor; the shape has the columns first, as in the file."""
     listing = table("Tensors", ("Tensor", "left"), ("Type", "left"), ("Shape", "right"), ("Size", "right"))
     for tensor in description.tensors:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import struct
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llama_cpp import llama_cpp
 
 from edge.errors import EdgeError
 from edge.gguf_array import FixedArray, StringArray, Value
@@ -166,6 +168,13 @@ def test_tensor_types_have_the_ids_and_sizes_of_gguf_py() -> None:
     theirs["Q8_1"] = (9, 32, 36)  # gguf-py still counts the 4 bytes of an older layout; ggml's block_q8_1 has 36
     for name, kind in TENSOR_TYPES.items():
         assert (kind.id, kind.block_elements, kind.block_bytes) == theirs[name], name
+
+
+def test_tensor_types_have_the_sizes_of_the_bound_ggml() -> None:
+    block_elements, block_bytes = (llama_cpp._lib[name] for name in ("ggml_blck_size", "ggml_type_size"))
+    block_elements.restype, block_bytes.restype = ctypes.c_int64, ctypes.c_size_t
+    for name, kind in TENSOR_TYPES.items():
+        assert (kind.block_elements, kind.block_bytes) == (block_elements(kind.id), block_bytes(kind.id)), name
 
 
 def test_missing_file_is_reported(tmp_path: Path) -> None:
