@@ -9,7 +9,8 @@ from collections.abc import Sequence
 class TextStream:
     """Text assembled from pieces that may end inside a character or inside a stop text.
 
-    What could still become a stop text is held back until it has, or can no longer.
+    What could still become a stop text is held back until it has, or can no longer. The stop text that is complete
+    first ends the text; of several at once, the longest.
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
@@ -32,11 +33,12 @@ class TextStream:
         if self.is_stopped:
             return ""
         text = self._held + new
-        found = [place for place in map(text.find, self._stop) if place >= 0]
+        # the one complete first, as if characters came one by one: the result must not depend on how pieces are cut
+        found = [(start + len(stop), start) for stop in self._stop if (start := text.find(stop)) >= 0]
         if found:
             self.is_stopped = True
             self._held = ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         keep = self._possible_stop_length(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
