@@ -13,9 +13,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from edge.errors import EdgeError
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 # The quantizations of a repository's GGUF files in the order in which they are taken when none is asked for
 PREFERRED_QUANTIZATIONS = (
@@ -73,7 +76,8 @@ class HuggingFaceHub:
 
         with _errors_for_people(repository):
             try:
-                return RepositoryFiles(HfApi().list_repo_files(repository))
+                # One request, which fails at once without a network; `list_repo_files` would try for half a minute
+                return RepositoryFiles([file.rfilename for file in HfApi().model_info(repository).siblings or []])
             except (OfflineModeIsEnabled, HTTPError) as error:
                 is_refusal = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
                 folder = None if is_refusal else _local_snapshot(repository)
@@ -124,11 +128,10 @@ def _errors_for_people(repository: str) -> Iterator[None]:
         raise _local_error(repository, error) from error
 
 
-def _refusal(repository: str, error: Exception) -> EdgeError:
+def _refusal(repository: str, error: HfHubHTTPError) -> EdgeError:
     """What the hub meant by its status code."""
-    from huggingface_hub.errors import DisabledRepoError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import DisabledRepoError, GatedRepoError, RepositoryNotFoundError
 
-    assert isinstance(error, HfHubHTTPError)
     status = error.response.status_code
     page = f"https://huggingface.co/{repository}"
     if isinstance(error, GatedRepoError):
@@ -160,8 +163,10 @@ def _refusal(repository: str, error: Exception) -> EdgeError:
 
 def _local_error(repository: str, error: OSError) -> EdgeError:
     from huggingface_hub import constants
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    if isinstance(error.__cause__, HfHubHTTPError):
+        return _refusal(repository, error.__cause__)
     if not isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError):
         return EdgeError(
             f"{repository} cannot be downloaded: {error.strerror or error}.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -210,7 +211,7 @@ def test_every_failure_says_what_happened_and_what_to_do(
         raise error
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", fail)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     hub = HuggingFaceHub()
     with pytest.raises(EdgeError) as caught:
@@ -226,10 +227,20 @@ def test_local_copy_serves_while_the_hub_is_away(name: str, tmp_path: Path, monk
 
     put_into_cache(tmp_path, "model-Q8_0.gguf")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", fail)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
     assert HuggingFaceHub().files("org/model") == RepositoryFiles(["model-Q8_0.gguf"], is_local_copy=True)
 
 
-def test_listing_of_the_hub_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda _, repository: [f"{repository}.gguf"])
-    assert HuggingFaceHub().files("org/model") == RepositoryFiles(["org/model.gguf"])
+def test_refusal_stays_the_reason_when_the_local_copy_is_incomplete(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **options: Any) -> None:
+        raise errors.LocalEntryNotFoundError("incomplete") from REFUSALS["gated"][0]
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(EdgeError, match="org/model is gated"):
+        HuggingFaceHub().download("org/model", ["config.json"])
+
+
+@pytest.mark.parametrize(("siblings", "names"), [([SimpleNamespace(rfilename="m.gguf")], ["m.gguf"]), (None, [])])
+def test_listing_of_the_hub_is_passed_on(siblings: Any, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda _, repository: SimpleNamespace(siblings=siblings))
+    assert HuggingFaceHub().files("org/model") == RepositoryFiles(names)
