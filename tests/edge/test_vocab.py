@@ -1,0 +1,131 @@
+"""Text to token ids and back, on a vocabulary made for the purpose and on those of the tiny checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from convert.gguf_header import header_bytes
+from edge.gguf_format import MetadataEntry, ValueType
+from edge.llama.model import Model
+from edge.llama.vocab import Vocab
+
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # llama_token_type
+LONG_WORD = "a" * 5000
+LONG_CONTROL = "<|" + "x" * 3000 + "|>"
+# the printable stand-ins of GPT-2's byte alphabet for the bytes 0x21 to 0x7e are the bytes themselves
+LETTERS = [chr(code) for code in range(0x21, 0x7F)]
+SPACE, NEWLINE = "Ġ", "Ċ"
+SPECIAL = {"<|begin|>": CONTROL, "<|finish|>": CONTROL, LONG_CONTROL: CONTROL, "<tool>": USER_DEFINED}
+TOKENS = [*LETTERS, SPACE, NEWLINE, "ab", "abc", "Ġabc", LONG_WORD, *SPECIAL]
+MERGES = ["a b", "ab c", "Ġ abc"]
+
+
+@pytest.fixture(scope="module")
+def vocab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vocab]:
+    path = tmp_path_factory.mktemp("vocabulary") / "vocabulary.gguf"
+    types = [SPECIAL.get(token, NORMAL) for token in TOKENS]
+    path.write_bytes(
+        header_bytes(
+            [
+                MetadataEntry("general.architecture", ValueType.STRING, "llama"),
+                MetadataEntry("tokenizer.ggml.model", ValueType.STRING, "gpt2"),
+                MetadataEntry("tokenizer.ggml.pre", ValueType.STRING, "gpt-2"),
+                MetadataEntry("tokenizer.ggml.tokens", ValueType.ARRAY, TOKENS, ValueType.STRING),
+                MetadataEntry("tokenizer.ggml.token_type", ValueType.ARRAY, types, ValueType.INT32),
+                MetadataEntry("tokenizer.ggml.merges", ValueType.ARRAY, MERGES, ValueType.STRING),
+                MetadataEntry("tokenizer.ggml.bos_token_id", ValueType.UINT32, TOKENS.index("<|begin|>")),
+                MetadataEntry("tokenizer.ggml.eos_token_id", ValueType.UINT32, TOKENS.index("<|finish|>")),
+                MetadataEntry("tokenizer.ggml.add_bos_token", ValueType.BOOL, True),
+            ],
+            [],
+        )
+    )
+    with Model(path, vocabulary_only=True) as model:
+        yield model.vocab
+
+
+def test_token_longer_than_the_buffer_is_returned_whole(vocab: Vocab) -> None:
+    assert vocab.piece(TOKENS.index(LONG_WORD)) == LONG_WORD.encode()
+
+
+def test_short_token_after_a_long_one_has_nothing_of_it(vocab: Vocab) -> None:
+    vocab.piece(TOKENS.index(LONG_WORD))
+    assert vocab.piece(TOKENS.index("ab")) == b"ab"
+
+
+def test_control_token_longer_than_the_buffer_has_its_whole_text(vocab: Vocab) -> None:
+    assert vocab.text(TOKENS.index(LONG_CONTROL)) == LONG_CONTROL
+
+
+def test_pieces_are_the_bytes_of_every_token_and_control_tokens_add_none(vocab: Vocab) -> None:
+    shown = [*LETTERS, " ", "\n", "ab", "abc", " abc", LONG_WORD, "", "", "", "<tool>"]
+    assert vocab.size == len(TOKENS)
+    assert vocab.pieces() == [text.encode() for text in shown]
+
+
+def test_special_tokens_are_the_control_tokens_by_their_text(vocab: Vocab) -> None:
+    control = ["<|begin|>", "<|finish|>", LONG_CONTROL]
+    assert vocab.special_tokens == {text: TOKENS.index(text) for text in control}
+    assert [text for text in TOKENS if vocab.is_control(TOKENS.index(text))] == control
+
+
+def test_tokens_that_begin_and_end_a_text_are_known(vocab: Vocab) -> None:
+    assert vocab.bos_token == TOKENS.index("<|begin|>")
+    assert vocab.eos_token == TOKENS.index("<|finish|>")
+    assert vocab.eot_token is None
+    assert vocab.add_bos
+    assert vocab.end_tokens == {TOKENS.index("<|finish|>")}
+    assert vocab.is_end_of_generation(TOKENS.index("<|finish|>"))
+    assert not vocab.is_end_of_generation(TOKENS.index("ab"))
+
+
+def test_text_is_merged_into_tokens(vocab: Vocab) -> None:
+    assert [TOKENS[token] for token in vocab.tokenize("abc abc\n!")] == ["abc", "Ġabc", "Ċ", "!"]
+
+
+def test_more_tokens_than_the_text_has_bytes_are_no_problem(vocab: Vocab) -> None:
+    assert vocab.tokenize("", add_special=True) == [vocab.bos_token]
+    assert vocab.tokenize("") == []
+
+
+def test_control_tokens_written_out_become_tokens_only_when_asked(vocab: Vocab) -> None:
+    end = TOKENS.index("<|finish|>")
+    assert vocab.tokenize("a<|finish|>", parse_special=True) == [TOKENS.index("a"), end]
+    typed = vocab.tokenize("a<|finish|>")
+    assert end not in typed
+    assert b"".join(map(vocab.piece, typed)) == b"a<|finish|>"
+
+
+def test_user_defined_tokens_are_tokens_wherever_they_are_typed(vocab: Vocab) -> None:
+    assert vocab.tokenize("<tool>") == [TOKENS.index("<tool>")]
+
+
+@pytest.fixture(scope="module")
+def tiny_vocab(tiny_gguf: Path) -> Iterator[Vocab]:
+    with Model(tiny_gguf, vocabulary_only=True) as model:
+        yield model.vocab
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(max_size=60))
+def test_any_text_survives_the_way_to_tokens_and_back(tiny_vocab: Vocab, text: str) -> None:
+    assert b"".join(map(tiny_vocab.piece, tiny_vocab.tokenize(text))).decode() == text
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("text", ["  two\n\n\nlines \t", "naïve 日本語 👩‍👩‍👧", "<|im_end|>", "12345 x[0] |= 1 << 2"])
+def test_text_survives_a_real_vocabulary(demo_gguf: Path, text: str) -> None:
+    with Model(demo_gguf, vocabulary_only=True) as model:
+        assert b"".join(map(model.vocab.piece, model.vocab.tokenize(text))).decode() == text
+
+
+@pytest.mark.model
+def test_real_vocabulary_ends_a_generation_with_its_end_of_turn(demo_gguf: Path) -> None:
+    with Model(demo_gguf, vocabulary_only=True) as model:
+        ends = {model.vocab.text(token) for token in model.vocab.end_tokens}
+    assert "<|im_end|>" in ends
