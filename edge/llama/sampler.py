@@ -69,6 +69,7 @@ class Sampler:
         if _has_penalties(settings):
             stages.append(
                 llama.llama_sampler_init_penalties(
+                    vocabulary_size,
                     settings.repeat_last_tokens,
                     settings.repeat_penalty,
                     settings.frequency_penalty,
