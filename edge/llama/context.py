@@ -106,7 +106,7 @@ class Context:
         self.pointer = self._llama.llama_init_from_model(model.pointer, params)
         if not self.pointer:
             raise EdgeError(
-                f"llama.cpp cannot make a context of {context_tokens} tokens: {log.last_error() or 'no reason given'}",
+                f"llama.cpp cannot make a context of {context_tokens} tokens: {log.first_error() or 'no reason given'}",
                 hint="Ask for a shorter context with --ctx.",
             )
         self.context_tokens: int = self._llama.llama_n_ctx(self.pointer)
@@ -139,7 +139,7 @@ class Context:
                 hint="Ask for a longer context with --ctx.",
             )
         raise EdgeError(
-            f"llama.cpp failed to decode (status {status}): {log.last_error() or 'no reason given'}",
+            f"llama.cpp failed to decode (status {status}): {log.first_error() or 'no reason given'}",
             hint="Check the file with: edge verify FILE.gguf",
         )
 

@@ -34,16 +34,19 @@ def capture() -> None:
     llama.llama_log_set(_receive, ctypes.c_void_p(0))
 
 
-def last_error() -> str:
-    """The most recent error line without its function name, or an empty string."""
-    errors = (line for level, line in reversed(_lines) if level == _ERROR)
+def first_error() -> str:
+    """The first error line since `forget`, without its function name, or an empty string.
+
+    The first one names the cause; those after it only say what failed in turn.
+    """
+    errors = (line for level, line in _lines if level == _ERROR)
     line = next(errors, "").strip()
     name, separator, rest = line.partition(": ")
     return rest if separator and " " not in name else line
 
 
 def forget() -> None:
-    """Drop what was logged so far, so that `last_error` speaks of what comes next."""
+    """Drop what was logged so far, so that `first_error` speaks of what comes next."""
     _lines.clear()
 
 

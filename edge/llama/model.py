@@ -35,7 +35,7 @@ class Model:
         self.pointer = self._llama.llama_model_load_from_file(str(path).encode(), params)
         if not self.pointer:
             raise EdgeError(
-                f"llama.cpp cannot load {path}: {log.last_error() or 'no reason given'}",
+                f"llama.cpp cannot load {path}: {log.first_error() or 'no reason given'}",
                 hint=f"See what is in the file with: edge inspect {path}",
             )
         self.vocab = Vocab(self)
