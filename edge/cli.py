@@ -197,8 +197,9 @@ def chat(
 def doctor(as_json: Json = False) -> None:
     """Show what this machine and this installation can do, and what to change."""
     from edge.doctor import examine, render
+    from edge.models import cache_directory
 
-    report = examine()
+    report = examine(cache_directory())
     _print_result(report.to_json(), [render(report)], as_json)
 
 
@@ -259,8 +260,10 @@ def _open(model: str, context: int | None, threads: int | None, quantization: st
     from edge.engine import Engine
     from edge.models import resolve
     from edge.settings import ModelSettings
+    from edge.terminal import byte_progress
 
-    path = resolve(model, quantization=quantization)
+    with byte_progress("Converting") as progress:
+        path = resolve(model, quantization=quantization, progress=progress)
     return Engine(path, ModelSettings(context_tokens=context, threads=threads))
 
 

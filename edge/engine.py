@@ -75,12 +75,20 @@ class Engine:
     @cached_property
     def default_sampling(self) -> SamplingSettings:
         """What the model's makers recommend, where the file says so, and else the defaults."""
-        names = {"temperature": "temp", "top_p": "top_p", "min_p": "min_p", "repeat_penalty": "penalty_repeat"}
-        stored = {field: self._model.metadata(f"general.sampling.{name}") for field, name in names.items()}
-        chosen = {field: float(value) for field, value in stored.items() if value is not None}
-        top_k = self._model.metadata("general.sampling.top_k")
         defaults = SamplingSettings()
-        return replace(defaults, **chosen, top_k=defaults.top_k if top_k is None else int(top_k))
+
+        def stored(name: str, default: float) -> float:
+            value = self._model.metadata(f"general.sampling.{name}")
+            return default if value is None else float(value)
+
+        return replace(
+            defaults,
+            temperature=stored("temp", defaults.temperature),
+            top_k=int(stored("top_k", defaults.top_k)),
+            top_p=stored("top_p", defaults.top_p),
+            min_p=stored("min_p", defaults.min_p),
+            repeat_penalty=stored("penalty_repeat", defaults.repeat_penalty),
+        )
 
     def submit(self, request: Request) -> Stream:
         """Queue a request and give its stream at once. EdgeError if the prompt can never fit."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from edge.errors import EdgeError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
     from convert.pool import Progress
 
 
@@ -43,29 +45,58 @@ def decode_utf8(content: bytes, name: str) -> str:
 
 @contextlib.contextmanager
 def byte_progress(label: str) -> Iterator[Callable[[Progress], None]]:
-    """A bar on stderr with bytes, rate and time left, fed with conversion progress; silent when stderr is a file."""
-    if not sys.stderr.isatty():
-        note(f"{label} ...")
-        yield lambda progress: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-    from rich.progress import Progress as Bar
+    """A bar on stderr with bytes, rate and time left, once progress is reported; a line when stderr is no terminal."""
+    display = _Bar(label) if sys.stderr.isatty() else _Line(label)
+    try:
+        yield display.update
+    finally:
+        display.close()
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda progress: bar.update(task, completed=progress.done_bytes, total=progress.total_bytes)
+
+class _Line:
+    """Says once what is going on."""
+
+    def __init__(self, label: str) -> None:
+        self._label: str | None = label
+
+    def update(self, progress: Progress) -> None:
+        if self._label:
+            note(f"{self._label}: {progress.total_bytes / 1e9:.2f} GB")
+            self._label = None
+
+    def close(self) -> None:
+        pass
+
+
+class _Bar:
+    """A progress bar that is drawn from the first report on, so that work that was not needed shows nothing."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._bar: Bar | None = None
+
+    def update(self, progress: Progress) -> None:
+        bar = self._bar = self._bar or self._start()
+        bar.update(bar.task_ids[0], completed=progress.done_bytes, total=progress.total_bytes)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def _start(self) -> Bar:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        bar = Bar(*columns, console=Console(stderr=True))
+        bar.add_task(self._label)
+        bar.start()
+        return bar

@@ -1,4 +1,4 @@
-"""Loads the bound libraries once and declares the ggml functions that the binding leaves out."""
+"""Loads the bound libraries once, and finds the ggml functions that the binding leaves out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from llama_cpp import llama_cpp as llama
 
+from edge.errors import EdgeError
 from edge.llama import log
 
 
@@ -21,24 +22,20 @@ def backend() -> Any:
 
 
 @cache
-def ggml() -> ctypes.CDLL:
-    """libggml-base with the prototypes of its conversion and quantization functions. Source: ggml.h"""
-    folder = Path(llama.__file__).parent / "lib"
-    names = ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll", "libggml-base.dll")
-    path = next((folder / name for name in names if (folder / name).exists()), None)
-    library = ctypes.CDLL(str(path)) if path else llama._lib
-    pointer, count = ctypes.c_void_p, ctypes.c_int64
-    library.ggml_quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, count, count, count, pointer]
-    library.ggml_quantize_chunk.restype = ctypes.c_size_t
-    library.ggml_validate_row_data.argtypes = [ctypes.c_int, pointer, ctypes.c_size_t]
-    library.ggml_validate_row_data.restype = ctypes.c_bool
-    for name in (
-        "ggml_bf16_to_fp32_row",
-        "ggml_fp16_to_fp32_row",
-        "ggml_fp32_to_fp16_row",
-        "ggml_fp32_to_bf16_row",
-    ):
-        function = getattr(library, name)
-        function.argtypes = [pointer, pointer, count]
-        function.restype = None
-    return library
+def native_function(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of ggml with its ctypes prototype.
+
+    The loader finds symbols of a library's dependencies, except on Windows. Opening libggml by its file name is no
+    substitute on Linux: a wheel holds copies instead of links, and a copy knows no devices.
+    """
+    folder = Path(backend().__file__).parent / "lib"
+    libraries = [llama._lib, *(ctypes.CDLL(str(path)) for path in sorted(folder.glob("*ggml*.dll")))]
+    library = next((library for library in libraries if hasattr(library, name)), None)
+    if library is None:
+        raise EdgeError(
+            f"The installed llama-cpp-python has no function {name}.",
+            hint="Install the version that edge is tested with: pip install --upgrade edge-llm",
+        )
+    function = library[name]
+    function.restype, function.argtypes = result, list(arguments)
+    return function

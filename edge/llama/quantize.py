@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edge.errors import EdgeError
 from edge.gguf_format import TENSOR_TYPES, TensorType
 from edge.llama import log
-from edge.llama.library import backend, ggml
+from edge.llama.library import backend, native_function
 
 Floats = npt.NDArray[np.float32]
 
@@ -26,8 +26,7 @@ FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "Q4_K_M": 15, "BF16": 32}
 def to_float32(rows: npt.NDArray[Any], out: Floats) -> None:
     """Widen F16 or BF16 (as uint16) values into `out` of the same shape; both contiguous."""
     assert rows.flags.c_contiguous and out.flags.c_contiguous and rows.size == out.size
-    function = ggml().ggml_fp16_to_fp32_row if rows.dtype == np.float16 else ggml().ggml_bf16_to_fp32_row
-    function(rows.ctypes.data, out.ctypes.data, rows.size)
+    _convert_row("fp16_to_fp32" if rows.dtype == np.float16 else "bf16_to_fp32", rows, out)
 
 
 def quantize_rows(rows: Floats, kind: TensorType, out: npt.NDArray[np.uint8]) -> None:
@@ -38,15 +37,18 @@ def quantize_rows(rows: Floats, kind: TensorType, out: npt.NDArray[np.uint8]) ->
     count, columns = rows.shape
     assert rows.flags.c_contiguous and out.flags.c_contiguous
     assert out.nbytes == count * kind.row_bytes(columns), f"{out.nbytes} bytes for {count} rows of {kind.name}"
-    library = ggml()
     if kind.name == "F32":
         out.view(np.float32)[:] = rows.reshape(-1)
     elif kind.name == "F16":
-        library.ggml_fp32_to_fp16_row(rows.ctypes.data, out.ctypes.data, rows.size)
+        _convert_row("fp32_to_fp16", rows, out)
     elif kind.name == "BF16":
-        library.ggml_fp32_to_bf16_row(rows.ctypes.data, out.ctypes.data, rows.size)
+        _convert_row("fp32_to_bf16", rows, out)
     else:
-        library.ggml_quantize_chunk(kind.id, rows.ctypes.data, out.ctypes.data, 0, count, columns, None)
+        number, pointer = ctypes.c_int64, ctypes.c_void_p
+        quantize = native_function(
+            "ggml_quantize_chunk", ctypes.c_size_t, ctypes.c_int, pointer, pointer, number, number, number, pointer
+        )
+        quantize(kind.id, rows.ctypes.data, out.ctypes.data, 0, count, columns, None)
 
 
 # libggml-base has one function for each type; the K-quants keep their capital letter
@@ -67,16 +69,20 @@ def dequantize_rows(encoded: npt.NDArray[np.uint8], kind: TensorType, columns: i
     elif kind.name == "BF16":
         to_float32(encoded.view(np.uint16), values)
     else:
-        function = getattr(ggml(), _DECODERS[kind.name])
-        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-        function.restype = None
-        function(encoded.ctypes.data, values.ctypes.data, values.size)
+        decode = native_function(_DECODERS[kind.name], None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+        decode(encoded.ctypes.data, values.ctypes.data, values.size)
     return values
 
 
 def is_sound(encoded: npt.NDArray[np.uint8], kind: TensorType) -> bool:
     """Whether encoded rows hold finite values only (the scales of quantized blocks included)."""
-    return bool(ggml().ggml_validate_row_data(kind.id, encoded.ctypes.data, encoded.nbytes))
+    validate = native_function("ggml_validate_row_data", ctypes.c_bool, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+    return bool(validate(kind.id, encoded.ctypes.data, encoded.nbytes))
+
+
+def _convert_row(conversion: str, values: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+    convert = native_function(f"ggml_{conversion}_row", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+    convert(values.ctypes.data, out.ctypes.data, values.size)
 
 
 def quantize_file(source: Path, target: Path, quantization: str, *, threads: int = 0) -> None:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any
 
-from edge.errors import EdgeError
-from edge.llama.library import backend
+from edge.llama.library import backend, native_function
 
 # enum ggml_backend_dev_type in ggml-backend.h
 _DEVICE_KINDS = ("CPU", "GPU", "integrated GPU", "accelerator", "several devices")
@@ -64,25 +60,25 @@ def supports_gpu_offload() -> bool:
 
 def devices() -> list[ComputeDevice]:
     """Every device of every backend, the CPU too."""
-    backend()
-    count = _function("ggml_backend_dev_count", ctypes.c_size_t)
-    get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    count = native_function("ggml_backend_dev_count", ctypes.c_size_t)
+    get = native_function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
     return [_device(ctypes.c_void_p(get(index))) for index in range(count())]
 
 
 def library_versions() -> LibraryVersions:
-    backend()
     names = ("llama_version", "ggml_version", "ggml_commit")
-    return LibraryVersions(*(_function(name, ctypes.c_char_p)().decode("utf-8", "replace") for name in names))
+    return LibraryVersions(*(native_function(name, ctypes.c_char_p)().decode("utf-8", "replace") for name in names))
 
 
 def _device(pointer: ctypes.c_void_p) -> ComputeDevice:
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     size_pointer = ctypes.POINTER(ctypes.c_size_t)
-    _function("ggml_backend_dev_memory", None, ctypes.c_void_p, size_pointer, size_pointer)(pointer, free, total)
-    kind = _function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)(pointer)
+    native_function("ggml_backend_dev_memory", None, ctypes.c_void_p, size_pointer, size_pointer)(pointer, free, total)
+    kind = native_function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)(pointer)
     name, description = (
-        _function(f"ggml_backend_dev_{part}", ctypes.c_char_p, ctypes.c_void_p)(pointer).decode("utf-8", "replace")
+        native_function(f"ggml_backend_dev_{part}", ctypes.c_char_p, ctypes.c_void_p)(pointer).decode(
+            "utf-8", "replace"
+        )
         for part in ("name", "description")
     )
     return ComputeDevice(
@@ -92,24 +88,3 @@ def _device(pointer: ctypes.c_void_p) -> ComputeDevice:
         total_bytes=total.value,
         free_bytes=free.value,
     )
-
-
-@cache
-def _function(name: str, result: Any, *arguments: Any) -> Any:
-    """A function that the binding leaves out, from the libraries that it has loaded.
-
-    The loader finds symbols of a library's dependencies, except on Windows. Opening libggml by its file name is no
-    substitute on Linux: a wheel holds copies instead of links, and a copy knows no devices.
-    """
-    llama = backend()
-    folder = Path(llama.__file__).parent / "lib"
-    libraries = [llama._lib, *(ctypes.CDLL(str(path)) for path in sorted(folder.glob("ggml*.dll")))]
-    library = next((library for library in libraries if hasattr(library, name)), None)
-    if library is None:
-        raise EdgeError(
-            f"The installed llama-cpp-python has no function {name}.",
-            hint="Install the version that edge is tested with: pip install --upgrade edge-llm",
-        )
-    function = library[name]
-    function.restype, function.argtypes = result, list(arguments)
-    return function

@@ -166,7 +166,7 @@ def test_gguf_py_reads_the_same_file(tmp_path: Path) -> None:
 def test_tensor_types_have_the_ids_and_sizes_of_gguf_py() -> None:
     theirs = {kind.name: (int(kind), *sizes) for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
     theirs["Q8_1"] = (9, 32, 36)  # gguf-py still counts the 4 bytes of an older layout; ggml's block_q8_1 has 36
-    for name, kind in TENSOR_TYPES.items():
+    for name, kind in TENSOR_TYPES.items() - {("Q2_0", TENSOR_TYPES["Q2_0"])}:  # which gguf-py does not know yet
         assert (kind.id, kind.block_elements, kind.block_bytes) == theirs[name], name
 
 
