@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from convert.config_values import flag, number, positive_integer
 from convert.rope import RopeParameters, read_rope_parameters
 from edge.errors import EdgeError
 
@@ -42,40 +43,37 @@ class Hyperparameters:
 
 
 def read_hyperparameters(config: Mapping[str, Any], *, tied_by_default: bool) -> Hyperparameters:
-    """Read a config.json. EdgeError when a value is missing or is not a sensible number."""
-    hidden = _positive(config, "hidden_size")
-    heads = _positive(config, "num_attention_heads")
-    head_dim = _positive(config, "head_dim", default=hidden // heads)
-    context_tokens = _positive(config, "max_position_embeddings")
+    """Read a config.json. EdgeError when a value is missing or makes no transformer that llama.cpp can run."""
+    hidden = positive_integer(config, "hidden_size")
+    heads = positive_integer(config, "num_attention_heads")
+    key_value_heads = positive_integer(config, "num_key_value_heads", default=heads)
+    head_dim = positive_integer(config, "head_dim", default=hidden // heads)
+    context_tokens = positive_integer(config, "max_position_embeddings")
+    _check_heads(heads, key_value_heads, head_dim)
     return Hyperparameters(
-        layers=_positive(config, "num_hidden_layers"),
+        layers=positive_integer(config, "num_hidden_layers"),
         hidden=hidden,
-        feed_forward=_positive(config, "intermediate_size"),
+        feed_forward=positive_integer(config, "intermediate_size"),
         heads=heads,
-        key_value_heads=_positive(config, "num_key_value_heads", default=heads),
+        key_value_heads=key_value_heads,
         head_dim=head_dim,
-        vocabulary=_positive(config, "vocab_size"),
+        vocabulary=positive_integer(config, "vocab_size"),
         context_tokens=context_tokens,
-        norm_epsilon=_number(config, "rms_norm_eps"),
-        tied_embeddings=bool(config.get("tie_word_embeddings", tied_by_default)),
+        norm_epsilon=number(config, "rms_norm_eps"),
+        tied_embeddings=flag(config, "tie_word_embeddings", default=tied_by_default),
         rope=read_rope_parameters(config, head_dim, context_tokens),
         config=config,
     )
 
 
-def _positive(config: Mapping[str, Any], name: str, *, default: int | None = None) -> int:
-    value = config.get(name)
-    if value is None:
-        value = default
-    if value is None:
-        raise EdgeError(f"config.json does not say {name}.", hint="The checkpoint is incomplete: download it again.")
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise EdgeError(f"config.json gives {name} as {value!r}.", hint="A positive whole number is needed.")
-    return value
-
-
-def _number(config: Mapping[str, Any], name: str) -> float:
-    value = config.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-        raise EdgeError(f"config.json gives {name} as {value!r}.", hint="A number is needed.")
-    return float(value)
+def _check_heads(heads: int, key_value_heads: int, head_dim: int) -> None:
+    """What llama.cpp takes for granted and would abort the process over."""
+    if heads % key_value_heads:
+        raise EdgeError(
+            f"config.json gives {heads} attention heads to {key_value_heads} key/value heads.",
+            hint="Each key/value head serves the same number of attention heads: one must divide the other.",
+        )
+    if head_dim % 2:
+        raise EdgeError(
+            f"config.json makes head_dim {head_dim}.", hint="RoPE turns pairs of dimensions: it must be even."
+        )
