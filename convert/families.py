@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES, MODEL_TENSOR, TENSOR_NAMES
 
+from convert.config_values import flag, positive_integer, positive_number
 from convert.hyperparameters import Hyperparameters
 from convert.transforms import ADD_ONE, ROPE_PAIRS, Transform
 from edge.errors import EdgeError
 from edge.gguf_format import ValueType
 
 Presence = Literal["required", "optional", "untied"]
+IGNORED = (r"\.rotary_emb\.inv_freq$",)
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,13 @@ class Family:
     tensors: tuple[TensorRule, ...]
     keys: tuple[KeyRule, ...]
     tied_by_default: bool = False
-    ignored: tuple[str, ...] = (r"\.rotary_emb\.inv_freq$",)
+    rope_scalings: tuple[str, ...] = ("default", "linear")
+    ignored: tuple[str, ...] = IGNORED
     """Patterns of source tensors that carry nothing the model needs."""
     objection: Callable[[Hyperparameters], str | None] = lambda shape: None
     """Why llama.cpp could not reproduce a checkpoint of this family, if so."""
+    is_70b: Callable[[Hyperparameters], bool] = lambda shape: False
+    """Whether llama.cpp counts a checkpoint among the 70B models, for which some recipes differ."""
 
     @property
     def gguf_name(self) -> str:
@@ -118,9 +124,9 @@ def _decoder(*block: TensorRule) -> tuple[TensorRule, ...]:
 
 def _usable_context(shape: Hyperparameters) -> int:
     """Context up to which full attention equals the checkpoint's sliding window, for architectures without one."""
-    window = shape.config.get("sliding_window")
-    is_used = shape.config.get("use_sliding_window", True)
-    return min(shape.context_tokens, window) if window and is_used else shape.context_tokens
+    if not shape.config.get("sliding_window") or not flag(shape.config, "use_sliding_window", default=True):
+        return shape.context_tokens
+    return min(shape.context_tokens, positive_integer(shape.config, "sliding_window"))
 
 
 _DECODER_KEYS = (
@@ -148,7 +154,18 @@ LLAMA = Family(
         *_FEED_FORWARD_BIASES,
     ),
     keys=_DECODER_KEYS,
+    rope_scalings=("default", "linear", "llama3"),
+    is_70b=lambda shape: shape.layers == 80 and shape.heads != shape.key_value_heads,
 )
+
+
+def _qwen2_objection(shape: Hyperparameters) -> str | None:
+    if shape.query != shape.hidden:
+        return (
+            f"{shape.heads} heads of {shape.head_dim} are not hidden_size {shape.hidden}, llama.cpp takes them for it"
+        )
+    return None
+
 
 QWEN2 = Family(
     name="qwen2",
@@ -157,6 +174,8 @@ QWEN2 = Family(
     activations=("silu",),
     tensors=_decoder(*_attention(None), *_attention_biases(None, "required")),
     keys=_DECODER_KEYS,
+    objection=_qwen2_objection,
+    is_70b=lambda shape: shape.layers == 80,
 )
 
 QWEN3 = Family(
@@ -173,20 +192,33 @@ QWEN3 = Family(
 )
 
 
+_GEMMA2_CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}  # Source: transformers, Gemma2Config
+
+
 def _gemma2_objection(shape: Hyperparameters) -> str | None:
     """llama.cpp fixes the attention scale by layer count and lets every second layer slide, from the first on."""
     expected = shape.hidden // shape.heads if shape.layers == 46 else shape.head_dim
-    scalar = shape.config.get("query_pre_attn_scalar", 256)
+    scalar = positive_number(shape.config, "query_pre_attn_scalar", default=256)
     if scalar != expected:
-        return f"query_pre_attn_scalar is {scalar}, llama.cpp assumes {expected}"
-    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
-        if not shape.config.get(name):
-            return f"{name} is {shape.config.get(name)}, llama.cpp always caps"
+        return f"query_pre_attn_scalar is {scalar:g}, llama.cpp assumes {expected}"
+    for name, default in _GEMMA2_CAPS.items():
+        if not shape.config.get(name, default):
+            return f"{name} is {shape.config[name]}, llama.cpp always caps"
+    if not shape.tied_embeddings:
+        return "tie_word_embeddings is false, llama.cpp always uses the embeddings as output"
     layer_types = shape.config.get("layer_types")
     alternating = [("sliding_attention", "full_attention")[block % 2] for block in range(shape.layers)]
     if layer_types is not None and layer_types != alternating:
         return "layer_types do not alternate between sliding and full attention"
     return None
+
+
+def _sliding_window(shape: Hyperparameters) -> int:
+    return positive_integer(shape.config, "sliding_window", default=4096)
+
+
+def _gemma2_cap(name: str, shape: Hyperparameters) -> float:
+    return positive_number(shape.config, name, default=_GEMMA2_CAPS[name])
 
 
 def _gemma_norm(target: MODEL_TENSOR, name: str) -> TensorRule:
@@ -212,12 +244,10 @@ GEMMA2 = Family(
     keys=(
         *(rule for rule in _DECODER_KEYS if rule.key != "context_length"),
         KeyRule("context_length", ValueType.UINT32, lambda shape: shape.context_tokens),
-        KeyRule("attention.sliding_window", ValueType.UINT32, lambda shape: shape.config.get("sliding_window", 4096)),
-        KeyRule("attn_logit_softcapping", ValueType.FLOAT32, lambda shape: shape.config.get("attn_logit_softcapping")),
-        KeyRule(
-            "final_logit_softcapping", ValueType.FLOAT32, lambda shape: shape.config.get("final_logit_softcapping")
-        ),
+        KeyRule("attention.sliding_window", ValueType.UINT32, _sliding_window),
+        *(KeyRule(name, ValueType.FLOAT32, partial(_gemma2_cap, name)) for name in _GEMMA2_CAPS),
     ),
+    ignored=(*IGNORED, r"^lm_head\.weight$"),  # always tied: a copy of the embeddings, which transformers ignores too
     objection=_gemma2_objection,
 )
 
@@ -241,6 +271,11 @@ def check_reproducible(family: Family, shape: Hyperparameters) -> None:
         raise EdgeError(
             f"The activation {activation!r} is not what llama.cpp computes for {family.name}.",
             hint=f"It must be one of: {', '.join(family.activations)}.",
+        )
+    if shape.rope.scaling not in family.rope_scalings:
+        raise EdgeError(
+            f"llama.cpp has no RoPE scaling {shape.rope.scaling!r} for {family.name}.",
+            hint=f"It must be one of: {', '.join(family.rope_scalings)}.",
         )
     objection = family.objection(shape)
     if objection:

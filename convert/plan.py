@@ -172,7 +172,7 @@ def _plan_file(
         recipe,
         {tensor.name: tensor.shape for tensor in tensors},
         blocks=shape.layers,
-        is_llama_70b=family.name == "llama" and shape.layers == 80 and shape.heads != shape.key_value_heads,
+        is_70b=family.is_70b(shape),
     )
     relative: dict[str, int] = {}
     end = 0

@@ -33,7 +33,7 @@ class Place:
     role: Role
     index: int
     count: int
-    is_llama_70b: bool
+    is_70b: bool
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,6 @@ class Recipe:
     file_type: int
     default: str
     rules: tuple[Rule, ...] = ()
-
-    @property
-    def is_quantized(self) -> bool:
-        return TENSOR_TYPES[self.default].is_quantized
 
 
 def _gets_more_bits(place: Place) -> bool:
@@ -79,7 +75,7 @@ RECIPES: dict[str, Recipe] = {
             (
                 Rule(Role.OUTPUT, "Q6_K"),
                 Rule(Role.ATTENTION_VALUE, "Q6_K", _gets_more_bits),
-                Rule(Role.ATTENTION_VALUE, "Q5_K", lambda place: place.is_llama_70b),
+                Rule(Role.ATTENTION_VALUE, "Q5_K", lambda place: place.is_70b),
                 Rule(Role.FEED_FORWARD_DOWN, "Q6_K", _gets_more_bits),
             ),
         ),
@@ -101,7 +97,7 @@ def find_recipe(name: str) -> Recipe:
 
 
 def tensor_types(
-    recipe: Recipe, shapes: Mapping[str, Sequence[int]], *, blocks: int, is_llama_70b: bool = False
+    recipe: Recipe, shapes: Mapping[str, Sequence[int]], *, blocks: int, is_70b: bool = False
 ) -> dict[str, TensorType]:
     """The type of each tensor; `shapes` maps GGUF names to shapes, outermost dimension first."""
     has_output = "output.weight" in shapes
@@ -110,7 +106,7 @@ def tensor_types(
     for name, shape in shapes.items():
         role = _role(name, has_output=has_output)
         counted = _count(ranks, role) if role is Role.ATTENTION_VALUE else blocks
-        place = Place(role, ranks.get(name, 0), counted, is_llama_70b)
+        place = Place(role, ranks.get(name, 0), counted, is_70b)
         types[name] = _tensor_type(recipe, name, shape, place)
     return types
 
