@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from edge.errors import EdgeError
 from edge.gguf_format import (
     DEFAULT_ALIGNMENT,
     MAGIC,
@@ -41,11 +42,10 @@ class TensorHeader:
 
 
 def header_bytes(metadata: Sequence[MetadataEntry], tensors: Sequence[TensorHeader]) -> bytes:
-    """The header, padded so that tensor data may follow at once."""
+    """The header, padded so that tensor data may follow at once. EdgeError for a value that its type cannot hold."""
     out = bytearray(struct.pack("<4sIQQ", MAGIC, VERSION, len(tensors), len(metadata)))
     for entry in metadata:
-        out += _string(entry.key)
-        out += _value(entry)
+        out += _entry(entry)
     for tensor in tensors:
         out += _string(tensor.name)
         out += struct.pack("<I", len(tensor.shape))
@@ -53,6 +53,15 @@ def header_bytes(metadata: Sequence[MetadataEntry], tensors: Sequence[TensorHead
         out += struct.pack("<IQ", tensor.type.id, tensor.offset)
     out += bytes(align(len(out), DEFAULT_ALIGNMENT) - len(out))
     return bytes(out)
+
+
+def _entry(entry: MetadataEntry) -> bytes:
+    try:
+        return _string(entry.key) + _value(entry)
+    except (struct.error, OverflowError, UnicodeEncodeError) as error:
+        raise EdgeError(
+            f"The key {entry.key} cannot be written: {error}.", hint="Look for it in the checkpoint's JSON files."
+        ) from error
 
 
 def _value(entry: MetadataEntry) -> bytes:

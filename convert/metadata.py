@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from convert.checkpoint import Checkpoint
+from convert.config_values import LARGEST_INTEGER, is_number
 from convert.families import Family
 from convert.hyperparameters import Hyperparameters
 from convert.recipes import Recipe
@@ -82,7 +83,7 @@ def _provenance(checkpoint: Checkpoint) -> Iterator[MetadataEntry]:
 def _sampling_defaults(checkpoint: Checkpoint) -> Iterator[MetadataEntry]:
     for name, (key, kind) in _SAMPLING_KEYS.items():
         value = checkpoint.generation_config.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if is_number(value) and abs(value) <= LARGEST_INTEGER:
             yield MetadataEntry(key, kind, int(value) if kind is ValueType.INT32 else float(value))
 
 
