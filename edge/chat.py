@@ -27,24 +27,30 @@ class Reply:
         self._chat = chat
         self._message = message
         self._stream = stream
+        self._pieces: list[str] = []
+        self._tokens: list[int] = []
+        self._is_recorded = False
 
     def __iter__(self) -> Iterator[str]:
-        pieces: list[str] = []
-        tokens: list[int] = []
         try:
             for event in self._stream:
-                pieces.append(event.text)
+                self._pieces.append(event.text)
                 if isinstance(event, TokenEvent):
-                    tokens.append(event.token)
+                    self._tokens.append(event.token)
                 if isinstance(event, FinishEvent):
-                    self.completion = Completion(
-                        "".join(pieces), tuple(tokens), event.reason, event.usage, event.timing
-                    )
+                    text, tokens = "".join(self._pieces), tuple(self._tokens)
+                    self.completion = Completion(text, tokens, event.reason, event.usage, event.timing)
                 if event.text:
                     yield event.text
         finally:
-            if tokens or self.completion:
-                self._chat.messages += [self._message, Message("assistant", "".join(pieces))]
+            self._record()
+
+    def _record(self) -> None:
+        """Make the question and what was written part of the conversation, once; not if nothing was written."""
+        is_whole = self.completion is not None and self.completion.finish_reason != "cancelled"
+        if not self._is_recorded and (self._tokens or is_whole):
+            self._is_recorded = True
+            self._chat.messages += [self._message, Message("assistant", "".join(self._pieces))]
 
     def cancel(self) -> None:
         """End the answer where it is; the iteration then ends with what there is."""
@@ -76,6 +82,7 @@ class Chat:
     ) -> None:
         self.messages: list[Message] = []
         self.system = system
+        self.context_tokens = engine.context_tokens
         self._engine = engine
         self._sampling = sampling or engine.default_sampling
         self._max_tokens = max_tokens
@@ -85,10 +92,12 @@ class Chat:
     def send(self, text: str) -> Reply:
         """Ask; the answer is written as the reply is iterated. EdgeError if the question alone is too long."""
         message = Message("user", text)
-        tokens, dropped = self._prompt(message)
+        tokens, left_out = self._prompt(message)
         stream = self._engine.submit(
             Request(tuple(tokens), sampling=self._sampling, max_tokens=self._max_tokens, stop=self._stop)
         )
+        dropped = left_out - self._left_out
+        self._left_out = left_out  # not before: a question that is refused leaves the conversation as it was
         return Reply(self, message, stream, dropped)
 
     def clear(self) -> None:
@@ -97,22 +106,22 @@ class Chat:
         self._left_out = 0
 
     def _prompt(self, message: Message) -> tuple[list[int], int]:
-        """Tokens of the conversation with one more message, and how many messages were newly left out of them."""
-        context = self._engine.context_tokens
+        """Tokens of the conversation with one more message, and how many old messages are left out of them."""
+        context = self.context_tokens
         answer = min(self._max_tokens or context // _ANSWER_SHARE, context // _KEPT_SHARE)
-        before = self._left_out
-        tokens = self._tokens(message)
+        left_out = self._left_out
+        tokens = self._tokens(message, left_out)
         if len(tokens) + answer > context:
-            while self._left_out < len(self.messages) and len(tokens) > context // _KEPT_SHARE:
-                self._left_out = self._next_turn(self._left_out)
-                tokens = self._tokens(message)
-        return tokens, self._left_out - before
+            while left_out < len(self.messages) and len(tokens) > context // _KEPT_SHARE:
+                left_out = self._next_turn(left_out)
+                tokens = self._tokens(message, left_out)
+        return tokens, left_out
 
     def _next_turn(self, start: int) -> int:
         """Where the turn after the one at `start` begins."""
         later = range(start + 1, len(self.messages))
         return next((index for index in later if self.messages[index].role == "user"), len(self.messages))
 
-    def _tokens(self, message: Message) -> list[int]:
+    def _tokens(self, message: Message, left_out: int) -> list[int]:
         system = [Message("system", self.system)] if self.system else []
-        return self._engine.template.tokens([*system, *self.messages[self._left_out :], message], self._engine.vocab)
+        return self._engine.template.tokens([*system, *self.messages[left_out:], message], self._engine.vocab)

@@ -1,0 +1,85 @@
+"""An engine without a model: everything above `Engine.submit` can be tested with it in milliseconds."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from edge.errors import EdgeError
+from edge.prompt import PromptTemplate
+from edge.request import Event, FinishEvent, Request, Timing, TokenEvent, Usage
+from edge.settings import SamplingSettings
+from edge.stream import Stream
+from tests.edge.toy_vocabulary import ToyVocabulary
+
+CONTROL = ("<|im_start|>", "<|im_end|>")
+TIMING = Timing(queued_seconds=0.0, first_token_seconds=0.25, decode_seconds=0.5)
+
+Answer = str | EdgeError
+
+
+class FakeEngine:
+    """Answers requests with what it was told to, one token for each word, and remembers them.
+
+    Prompts are ChatML with one token for each character. An EdgeError among the answers refuses the request. Without
+    any answers left it says "ok". `before_token` is called with each word on its way.
+    """
+
+    def __init__(self, answers: Iterable[Answer] = (), *, context_tokens: int = 4096) -> None:
+        self.vocab = ToyVocabulary(CONTROL)
+        self.template = PromptTemplate.of_model(None, self.vocab)
+        self.default_sampling = SamplingSettings(temperature=0.5)
+        self.context_tokens = context_tokens
+        self.requests: list[Request] = []
+        self.before_token: Callable[[str], None] = lambda word: None
+        self._answers = deque(answers)
+
+    def __enter__(self) -> FakeEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, request: Request) -> FakeStream:
+        answer = self._answers.popleft() if self._answers else "ok"
+        if isinstance(answer, EdgeError):
+            raise answer
+        self.requests.append(request)
+        return FakeStream(re.findall(r"\S+\s*|\s+", answer), request, self.before_token)
+
+    def prompt(self, number: int = -1) -> str:
+        """The text of a request's prompt, control tokens written out."""
+        return "".join(map(self.vocab.text, self.requests[number].prompt_tokens))
+
+
+class FakeStream:
+    """A stream that makes each event when it is asked for, so that a cancellation takes effect at a known place."""
+
+    text = Stream.text
+    result = Stream.result
+
+    def __init__(self, words: list[str], request: Request, before_token: Callable[[str], None]) -> None:
+        self.is_cancelled = False
+        self._words = deque(words)
+        self._request = request
+        self._before_token = before_token
+        self._made = 0
+        self._is_finished = False
+
+    def __iter__(self) -> Iterator[Event]:
+        try:
+            while self._words and not self.is_cancelled:
+                word = self._words.popleft()
+                self._before_token(word)
+                self._made += 1
+                yield TokenEvent(self._made, word.encode(), word)
+            if not self._is_finished:
+                self._is_finished = True
+                usage = Usage(len(self._request.prompt_tokens), 0, self._made)
+                yield FinishEvent("", "cancelled" if self.is_cancelled else "stop", usage, TIMING)
+        finally:
+            self.is_cancelled = True
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
