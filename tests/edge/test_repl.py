@@ -1,0 +1,396 @@
+"""The terminal chat, without a terminal and without a model."""
+
+from __future__ import annotations
+
+import io
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.history import FileHistory, InMemoryHistory
+from prompt_toolkit.input import PipeInput, create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from edge.chat import Chat
+from edge.errors import EdgeError
+from edge.prompt import Message
+from edge.repl import EditedLines, PlainLines, Session, converse, prompt_session, state_directory, summary
+from edge.request import Completion, FinishReason, Timing, Usage
+from tests.edge.fake_engine import FakeEngine
+
+TOO_LONG = EdgeError("The prompt has 9000 tokens, the context holds 4096.", hint="Shorten the prompt.")
+INTERRUPT = KeyboardInterrupt()
+
+
+class FakeSource:
+    """Gives what it was made of, raises what is an exception, and then is at its end."""
+
+    def __init__(self, items: Sequence[str | BaseException], *, is_interactive: bool = True) -> None:
+        self.is_interactive = is_interactive
+        self._items = iter(items)
+
+    def read(self) -> str | None:
+        item = next(self._items, None)
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+
+def talk(chat: Chat, *items: str | BaseException, is_interactive: bool = True) -> None:
+    Session(chat, FakeSource(items, is_interactive=is_interactive)).run()
+
+
+Captured = pytest.CaptureFixture[str]
+
+
+def notes(capsys: Captured) -> list[str]:
+    """Lines on stderr, without the greeting."""
+    greeting, *lines = capsys.readouterr().err.splitlines()
+    assert greeting == "Type a message. /help lists the commands, Ctrl-D ends the chat."
+    return lines
+
+
+def test_answers_go_to_stdout_and_what_they_took_to_stderr(capsys: Captured) -> None:
+    talk(Chat(FakeEngine(["It is Paris.", "So it is."])), "Capital of France?", "Really?")
+    captured = capsys.readouterr()
+    assert captured.out == "It is Paris.\nSo it is.\n"
+    assert "3 tokens · 4.0 tokens/s · first after 0.25 s · context 40 / 4096" in captured.err.splitlines()
+
+
+def test_lines_of_a_pipe_get_an_answer_each_and_nothing_else_is_written(capsys: Captured) -> None:
+    engine = FakeEngine(["It is Paris.", "So it is."])
+    talk(Chat(engine), "Capital of France?", "Really?", is_interactive=False)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("It is Paris.\nSo it is.\n", "")
+    assert "It is Paris." in engine.prompt()
+
+
+def test_blank_messages_are_not_sent() -> None:
+    engine = FakeEngine()
+    talk(Chat(engine), "", "  \n", "Hi")
+    assert len(engine.requests) == 1
+
+
+def test_messages_left_out_are_told_before_the_answer(capsys: Captured) -> None:
+    chat = Chat(FakeEngine(context_tokens=200), max_tokens=20)
+    talk(chat, "a" * 60, "b" * 60, "c" * 60, is_interactive=False)
+    assert capsys.readouterr().err == "4 earlier messages no longer fit the context and were left out.\n"
+
+
+# Commands
+
+
+@pytest.mark.parametrize("command", ["/exit", "/quit", "/exit now"])
+def test_command_ends_the_chat(command: str) -> None:
+    engine = FakeEngine()
+    talk(Chat(engine), "Hi", command, "Still there?")
+    assert len(engine.requests) == 1
+
+
+def test_clear_forgets_the_conversation_and_keeps_the_system_text(capsys: Captured) -> None:
+    engine = FakeEngine()
+    talk(Chat(engine, system="Be brief."), "My name is Ada.", "/clear", "What is my name?")
+    assert "Ada" not in engine.prompt()
+    assert "Be brief." in engine.prompt()
+    assert "The conversation is forgotten." in notes(capsys)
+
+
+def test_system_text_is_set_for_what_follows(capsys: Captured) -> None:
+    engine = FakeEngine()
+    talk(Chat(engine), "Hi", "/system  Answer in rhyme. ", "Hi")
+    assert "system" not in engine.prompt(0)
+    assert engine.prompt(1).startswith("<|im_start|>system\nAnswer in rhyme.<|im_end|>")
+    assert "The system text is set, from the next message on." in notes(capsys)
+
+
+@pytest.mark.parametrize(("system", "shown"), [(None, "There is no system text."), ("Be brief.", "Be brief.")])
+def test_system_without_a_text_shows_it(capsys: Captured, system: str | None, shown: str) -> None:
+    talk(Chat(FakeEngine(), system=system), "/system")
+    assert notes(capsys) == [shown]
+
+
+def test_help_names_every_command_and_key(capsys: Captured) -> None:
+    talk(Chat(FakeEngine()), "/help")
+    text = "\n".join(notes(capsys))
+    for name in ("/system [TEXT]", "/clear", "/help", "/exit, /quit", "Ctrl-D", "Ctrl-C", "Alt-Enter", "backslash"):
+        assert name in text
+
+
+def test_unknown_command_is_not_sent_and_the_known_ones_are_listed(capsys: Captured) -> None:
+    engine = FakeEngine()
+    talk(Chat(engine), "/exti now", "Hi")
+    error, hint, _ = notes(capsys)
+    assert error == "error: There is no command /exti."
+    assert hint == "hint:  Commands: /system, /clear, /help, /exit, /quit. A space in front sends a message as it is."
+    assert len(engine.requests) == 1
+
+
+def test_message_that_begins_with_a_space_is_no_command() -> None:
+    engine = FakeEngine()
+    talk(Chat(engine), " /exit is what?")
+    assert " /exit is what?" in engine.prompt()
+
+
+# Errors
+
+
+def test_error_in_a_turn_is_reported_and_the_chat_goes_on(capsys: Captured) -> None:
+    talk(Chat(FakeEngine([TOO_LONG, "Hello."])), "x" * 9000, "Hi")
+    captured = capsys.readouterr()
+    assert captured.out == "Hello.\n"
+    assert f"error: {TOO_LONG.message}\nhint:  {TOO_LONG.hint}\n" in captured.err
+
+
+def test_error_in_the_middle_of_an_answer_begins_a_line_of_its_own(capsys: Captured) -> None:
+    engine = FakeEngine(["one two three"])
+    chat = Chat(engine)
+
+    def fail(word: str) -> None:
+        if word == "three":
+            raise EdgeError("The engine failed.")
+
+    engine.before_token = fail
+    talk(chat, "Count")
+    captured = capsys.readouterr()
+    assert captured.out == "one two \n"
+    assert "error: The engine failed.\n" in captured.err
+    assert chat.messages[-1] == Message("assistant", "one two ")
+
+
+def test_error_ends_the_answers_to_a_pipe(capsys: Captured) -> None:
+    engine = FakeEngine(["Hello.", TOO_LONG, "never"])
+    with pytest.raises(EdgeError, match="9000"):
+        talk(Chat(engine), "Hi", "x" * 9000, "Hi again", is_interactive=False)
+    assert capsys.readouterr().out == "Hello.\n"
+
+
+# Ctrl-C
+
+
+def interrupt_at(engine: FakeEngine, *words: str) -> None:
+    """Let Ctrl-C be pressed when the engine is about to give one of these words."""
+    engine.before_token = lambda word: signal.raise_signal(signal.SIGINT) if word.strip() in words else None
+
+
+def test_ctrl_c_ends_the_answer_and_the_chat_goes_on_from_what_there_was(capsys: Captured) -> None:
+    engine = FakeEngine(["one two three four", "Welcome."])
+    interrupt_at(engine, "two")
+    talk(Chat(engine), "Count", "Thanks")
+    captured = capsys.readouterr()
+    assert captured.out == "one two \nWelcome.\n"
+    assert "2 tokens · 2.0 tokens/s · first after 0.25 s · context 26 / 4096 · interrupted" in captured.err
+    assert "<|im_start|>assistant\none two <|im_end|>" in engine.prompt()
+
+
+def test_second_ctrl_c_ends_the_chat_if_the_first_has_no_effect() -> None:
+    engine = FakeEngine(["one two three four"])
+
+    def press_twice(word: str) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    engine.before_token = press_twice
+    with pytest.raises(KeyboardInterrupt):
+        talk(Chat(engine), "Count")
+
+
+def test_ctrl_c_works_as_usual_after_an_answer() -> None:
+    usual = signal.getsignal(signal.SIGINT)
+    talk(Chat(FakeEngine()), "Hi")
+    assert signal.getsignal(signal.SIGINT) is usual
+
+
+def test_ctrl_c_ends_the_answers_to_a_pipe() -> None:
+    engine = FakeEngine(["one two three four"])
+    interrupt_at(engine, "two")
+    with pytest.raises(KeyboardInterrupt):
+        talk(Chat(engine), "Count", is_interactive=False)
+    with pytest.raises(KeyboardInterrupt):
+        talk(Chat(engine), INTERRUPT, is_interactive=False)
+
+
+def test_ctrl_c_at_the_prompt_twice_in_a_row_tells_how_to_leave(capsys: Captured) -> None:
+    talk(Chat(FakeEngine()), INTERRUPT, INTERRUPT, "/system")
+    assert notes(capsys) == ["Ctrl-D or /exit ends the chat.", "There is no system text."]
+
+
+def test_ctrl_c_at_the_prompt_once_in_a_while_says_nothing(capsys: Captured) -> None:
+    talk(Chat(FakeEngine()), INTERRUPT, "", INTERRUPT, "/system", INTERRUPT)
+    assert notes(capsys) == ["There is no system text."]
+
+
+# What an answer took
+
+
+def completion(tokens: int, reason: FinishReason = "stop") -> Completion:
+    return Completion("", (), reason, Usage(100, 90, tokens), Timing(0.0, 0.123, 2.0 if tokens > 1 else 0.0))
+
+
+def test_summary_has_tokens_rate_latency_and_context() -> None:
+    expected = "41 tokens · 20.0 tokens/s · first after 0.12 s · context 141 / 2048"
+    assert summary(completion(41), 2048) == expected
+
+
+def test_summary_of_an_answer_that_ended_early_says_why() -> None:
+    assert summary(completion(41, "length"), 2048).endswith(" · context 141 / 2048 · cut off at the token limit")
+    assert summary(completion(41, "cancelled"), 2048).endswith(" · context 141 / 2048 · interrupted")
+
+
+def test_summary_leaves_out_what_was_not_measured() -> None:
+    assert summary(completion(1), 2048) == "1 token · first after 0.12 s · context 101 / 2048"
+    assert summary(completion(0), 2048) == "0 tokens · context 100 / 2048"
+
+
+# Plain lines
+
+
+def plain(content: bytes) -> PlainLines:
+    return PlainLines(io.BytesIO(content), is_interactive=False)
+
+
+def read_all(source: PlainLines) -> list[str]:
+    return list(iter(source.read, None))
+
+
+def test_lines_are_read_whatever_ends_them() -> None:
+    assert read_all(plain("one\ntwo\r\n\n café ".encode())) == ["one", "two", "", " café "]
+
+
+def test_backslash_at_the_end_of_a_line_continues_the_message() -> None:
+    assert read_all(plain(b"one\\\ntwo\\\nthree\nfour")) == ["one\ntwo\nthree", "four"]
+
+
+def test_message_that_is_to_be_continued_at_the_end_is_not_lost() -> None:
+    assert read_all(plain(b"one\\\n")) == ["one"]
+
+
+def test_line_that_is_not_utf8_is_refused_with_its_number() -> None:
+    source = plain(b"one\ntw\xff\n")
+    assert source.read() == "one"
+    with pytest.raises(EdgeError, match="Line 2 of stdin is not UTF-8: byte 0xff at offset 2"):
+        source.read()
+
+
+# Edited lines
+
+
+@pytest.fixture
+def keyboard() -> Iterator[PipeInput]:
+    with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
+        yield pipe
+
+
+CTRL_C, CTRL_D, CTRL_R, ALT_ENTER, UP = "\x03", "\x04", "\x12", "\x1b\r", "\x1b[A"
+
+
+def test_enter_sends_what_was_typed(keyboard: PipeInput) -> None:
+    keyboard.send_text("Hello\rSecond\r")
+    lines = EditedLines(prompt_session(InMemoryHistory()))
+    assert [lines.read(), lines.read()] == ["Hello", "Second"]
+
+
+def test_alt_enter_and_a_trailing_backslash_begin_another_line(keyboard: PipeInput) -> None:
+    keyboard.send_text(f"one{ALT_ENTER}two\\\rthree\r")
+    assert EditedLines(prompt_session(InMemoryHistory())).read() == "one\ntwo\nthree"
+
+
+def test_backslash_inside_a_line_is_a_backslash(keyboard: PipeInput) -> None:
+    keyboard.send_text("C:\\dir\r")
+    assert EditedLines(prompt_session(InMemoryHistory())).read() == "C:\\dir"
+
+
+def test_ctrl_d_at_an_empty_prompt_is_the_end(keyboard: PipeInput) -> None:
+    keyboard.send_text(CTRL_D)
+    assert EditedLines(prompt_session(InMemoryHistory())).read() is None
+
+
+def test_ctrl_c_at_the_prompt_interrupts_and_clears_the_line(keyboard: PipeInput) -> None:
+    lines = EditedLines(prompt_session(InMemoryHistory()))
+    keyboard.send_text(f"half{CTRL_C}")
+    with pytest.raises(KeyboardInterrupt):
+        lines.read()
+    keyboard.send_text("whole\r")
+    assert lines.read() == "whole"
+
+
+def test_earlier_messages_come_back_whole_even_in_another_chat(keyboard: PipeInput, tmp_path: Path) -> None:
+    path = str(tmp_path / "history")
+    keyboard.send_text(f"one{ALT_ENTER}two\r")
+    EditedLines(prompt_session(FileHistory(path))).read()
+    keyboard.send_text(f"{CTRL_R}one\r\r")  # found with the first Enter, sent with the second
+    assert EditedLines(prompt_session(FileHistory(path))).read() == "one\ntwo"
+
+
+# The place of the history, and the choice of a source
+
+
+def test_history_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGE_STATE", str(tmp_path))
+    assert state_directory() == tmp_path
+
+
+def test_history_is_in_the_place_of_the_system_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDGE_STATE", raising=False)
+    assert state_directory().name == "edge"
+
+
+class FakeTerminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+def terminal(content: str = "") -> FakeTerminal:
+    return FakeTerminal(io.BytesIO(content.encode()), encoding="utf-8")
+
+
+def test_history_is_a_file_that_only_its_owner_may_read(
+    keyboard: PipeInput, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EDGE_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stdin", terminal())
+    monkeypatch.setattr("sys.stdout", terminal())
+    keyboard.send_text(f"What do bees eat?\r{CTRL_D}")
+    engine = FakeEngine()
+    converse(Chat(engine))
+    history = tmp_path / "state" / "chat-history"
+    assert "+What do bees eat?" in history.read_text()
+    assert history.stat().st_mode & 0o077 == 0
+    assert len(engine.requests) == 1
+
+
+def test_chat_works_where_no_history_can_be_kept(
+    keyboard: PipeInput, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGE_STATE", str(tmp_path / "file" / "state"))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stdin", terminal())
+    monkeypatch.setattr("sys.stdout", terminal())
+    keyboard.send_text(f"Hi\r{CTRL_D}")
+    engine = FakeEngine()
+    converse(Chat(engine))
+    assert len(engine.requests) == 1
+    assert "What is typed is not kept for later: " in capsys.readouterr().err
+
+
+def test_terminal_that_cannot_edit_is_read_line_by_line_and_goes_on_after_errors(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("sys.stdin", terminal("/nonsense\nHi\n"))
+    engine = FakeEngine()
+    converse(Chat(engine))
+    captured = capsys.readouterr()
+    assert captured.out == "ok\n"
+    assert "error: There is no command /nonsense." in captured.err
+
+
+def test_pipe_is_read_without_prompt_until_its_end(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("Où?\nWo?".encode()), encoding="ascii"))
+    engine = FakeEngine(["Là.", "Da."])
+    converse(Chat(engine))
+    assert capsys.readouterr().out == "Là.\nDa.\n"
+    assert "Où?" in engine.prompt(0)
