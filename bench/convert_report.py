@@ -86,7 +86,7 @@ def result_document(result: Result) -> dict[str, Any]:
         "sides": [_side_document(result, name) for name in result.side_names],
         "wall_ratio": {name: round(result.wall_ratio(name), 4) for name in result.side_names if name != OURS},
         "read_back_seconds": median(one.read_back.wall_seconds for one in result.rounds),
-        "outputs": "the same tensor bytes from every side",
+        "outputs": "the same bytes in every quantized tensor of every side",
         "page_cache": "the source was read once just before each side; outputs end with fsync on our side only",
         "disk_write_bytes_per_second": median(one.disk_write_rate for one in result.rounds),
         "machine": asdict(examine_machine()),
@@ -176,7 +176,7 @@ def summary(result: Result) -> list[str]:
     return [
         *(f"edge takes {result.wall_ratio(name):.2f} of the time of: {name}" for name in others),
         "RSS is the peak of the largest step, temp what lay on the disk besides results, ns times cores.",
-        "Every side's tensors have the same bytes. The source was in the page cache; only edge's time includes fsync.",
+        "All sides made the same quantized bytes. The source was in the page cache; only edge's time includes fsync.",
         f"Reading the files back against the checkpoint takes edge {read_back:.1f} s more.",
         f"{machine.cpu.name}, {machine.cores.physical} cores; plain write and fsync: {disk / 1e6:,.0f} MB/s;"
         f" llama-cpp-python {version('llama-cpp-python')}",

@@ -75,10 +75,25 @@ def test_comparing_finds_a_changed_byte_and_names_the_tensor(checkpoint: Checkpo
     convert_step(str(checkpoint.directory), str(ours), "Q8_0", "1")
     quantize(str(middle), str(theirs), "Q8_0", "1")
     compare(str(ours), str(theirs))
-    content = bytearray(theirs.read_bytes())
-    content[read_gguf(theirs).tensors["blk.1.ffn_up.weight"].offset] ^= 1
-    theirs.write_bytes(content)
+    flip_last_bit(theirs, "blk.1.ffn_up.weight")
     with pytest.raises(EdgeError, match=r"differ in the bytes of tensor 'blk.1.ffn_up.weight'"):
         compare(str(ours), str(theirs))
     with pytest.raises(EdgeError, match=r"differ in tensor 'blk\.0\.attn_k\.weight'"):
         compare(str(ours), str(middle))
+
+
+def test_comparing_tolerates_a_rounding_of_f32_and_nothing_more(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
+    for path in (ours, theirs):
+        convert_step(str(checkpoint.directory), str(path), "Q8_0", "1")
+    flip_last_bit(theirs, "rope_freqs.weight")
+    compare(str(ours), str(theirs))
+    flip_last_bit(theirs, "rope_freqs.weight", byte=2)
+    with pytest.raises(EdgeError, match=r"differ in the bytes of tensor 'rope_freqs.weight'"):
+        compare(str(ours), str(theirs))
+
+
+def flip_last_bit(path: Path, tensor: str, *, byte: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[read_gguf(path).tensors[tensor].offset + byte] ^= 1
+    path.write_bytes(content)
