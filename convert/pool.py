@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
+
+from edge.errors import EdgeError
 
 Task = TypeVar("Task")
 
@@ -38,24 +40,36 @@ def work_through(
 
     `size_bytes` is a task's share of the progress' `total_bytes`; `threads` defaults to the cores that may be used.
     """
+    count = usable_threads() if threads is None else threads
+    if count < 1:
+        raise EdgeError(f"{count} threads cannot do any work.", hint="Give --threads a number from 1 on.")
     queue = _TaskQueue(tasks)
-
-    def run() -> None:
-        try:
-            while (task := queue.take()) is not None:
-                work(task)
-                queue.finish(size_bytes(task))
-        except BaseException as error:  # handed to the caller's thread
-            queue.fail(error)
-
-    with _Threads(threads or usable_threads(), run, queue) as running:
+    workers = [threading.Thread(target=queue.work_off, args=(work, size_bytes)) for _ in range(count)]
+    try:
+        for worker in workers:
+            worker.start()
         is_done = False
         while not is_done:
-            is_done = running.wait(_REPORT_SECONDS)
+            is_done = _wait(workers, _REPORT_SECONDS)
             if progress:
                 progress(Progress(queue.done_bytes, total_bytes))
+    except BaseException as error:
+        queue.fail(error)  # so that the workers take no more tasks
+        raise
+    finally:
+        for worker in workers:
+            if worker.ident is not None:
+                worker.join()
     if queue.failure:
         raise queue.failure
+
+
+def _wait(workers: Sequence[threading.Thread], seconds: float) -> bool:
+    """Wait for all workers to end; False if the time ran out first."""
+    deadline = time.monotonic() + seconds
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+    return not any(worker.is_alive() for worker in workers)
 
 
 def usable_threads() -> int:
@@ -72,40 +86,21 @@ class _TaskQueue(Generic[Task]):
         self.done_bytes = 0
         self.failure: BaseException | None = None
 
-    def take(self) -> Task | None:
-        with self._lock:
-            return None if self.failure else next(self._tasks, None)
-
-    def finish(self, done_bytes: int) -> None:
-        with self._lock:
-            self.done_bytes += done_bytes
+    def work_off(self, work: Callable[[Task], None], size_bytes: Callable[[Task], int]) -> None:
+        """Work until there are no tasks left, or until one has failed in any thread."""
+        try:
+            while (task := self._take()) is not None:
+                work(task)
+                with self._lock:
+                    self.done_bytes += size_bytes(task)
+        except BaseException as error:  # handed to the thread that started this one
+            self.fail(error)
 
     def fail(self, error: BaseException) -> None:
+        """Keep the first error; no task is handed out after it."""
         with self._lock:
             self.failure = self.failure or error
 
-
-class _Threads(Generic[Task]):
-    """Threads that work off a queue; leaving the block ends them."""
-
-    def __init__(self, count: int, work: Callable[[], None], queue: _TaskQueue[Task]) -> None:
-        self._queue = queue
-        self._threads = [threading.Thread(target=work, name=f"convert-{index}") for index in range(count)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None:
-            self._queue.fail(error)
-        for thread in self._threads:
-            thread.join()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for all threads to end; False if the time ran out first."""
-        deadline = time.monotonic() + seconds
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+    def _take(self) -> Task | None:
+        with self._lock:
+            return None if self.failure else next(self._tasks, None)
