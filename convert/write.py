@@ -7,11 +7,13 @@ Every slab's place is known beforehand, so threads write where they are done, in
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,65 +21,88 @@ import numpy.typing as npt
 from convert.plan import ConversionPlan, FilePlan
 from convert.pool import ProgressCallback, work_through
 from convert.shards import ShardMaps
-from convert.slabs import Slab, read_slab, refuse_non_finite, release_slab, slabs, source_bytes
+from convert.slabs import Slab, read_slab, release_slab, slabs, source_bytes
 from edge.errors import EdgeError
+from edge.gguf_format import TensorType
 from edge.llama.quantize import is_sound, quantize_rows
+from edge.quantities import size_text
 
 
 class PartFile:
-    """A file that appears under its name only when it is complete; until then it is `.part`, and gone on failure."""
+    """A file that appears under its name only when it is complete; until then it is `.part`, and gone on failure.
+
+    Every method raises an EdgeError that names the file when the disk or its rights do not allow what is asked.
+    """
 
     def __init__(self, plan: FilePlan) -> None:
         self.plan = plan
         self._part = plan.path.with_name(plan.path.name + ".part")
-        self._file = self._part.open("w+b", buffering=0)
         self._lock = threading.Lock()
-        self._file.truncate(plan.file_bytes)
+        self._is_committed = False
+        with _naming(plan.path.parent):
+            plan.path.parent.mkdir(parents=True, exist_ok=True)
+        with _naming(plan.path):
+            self._file = self._part.open("w+b", buffering=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._file.close()
+        if not self._is_committed:
+            self._part.unlink(missing_ok=True)
+
+    def reserve(self) -> None:
+        """Give the file its final size, without writing to it."""
+        with _naming(self.plan.path):
+            self._file.truncate(self.plan.file_bytes)
 
     def write_at(self, content: bytes | npt.NDArray[np.uint8], offset: int) -> None:
         view = memoryview(content if isinstance(content, bytes) else content.data)
-        while view:
-            if hasattr(os, "pwrite"):
-                written = os.pwrite(self._file.fileno(), view, offset)
-            else:
-                with self._lock:
-                    self._file.seek(offset)
-                    written = self._file.write(view)
-            view, offset = view[written:], offset + written
+        with _naming(self.plan.path):
+            while view:
+                written = self._write_some(view, offset)
+                view, offset = view[written:], offset + written
 
     def sync(self) -> None:
-        os.fsync(self._file.fileno())
+        with _naming(self.plan.path):
+            os.fsync(self._file.fileno())
 
     def commit(self) -> None:
+        """Put the file under its name."""
         self._file.close()
-        self._part.replace(self.plan.path)
+        with _naming(self.plan.path):
+            self._part.replace(self.plan.path)
+        self._is_committed = True
         _sync_directory(self.plan.path.parent)
 
-    def discard(self) -> None:
-        self._file.close()
-        self._part.unlink(missing_ok=True)
+    def _write_some(self, view: memoryview, offset: int) -> int:
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self._file.fileno(), view, offset)
+        with self._lock:
+            self._file.seek(offset)
+            return self._file.write(view)
 
 
 def write_files(plan: ConversionPlan, *, threads: int | None, progress: ProgressCallback | None = None) -> list[Path]:
-    """Write every file of a plan. On any error or interrupt no file is left, neither finished nor partial."""
+    """Write every file of a plan.
+
+    On any error or interrupt nothing is left of them, and a file that they would have replaced stays as it was; only
+    one that interrupts the final renaming may leave some of them complete.
+    """
     check_free_space(plan.files)
     with contextlib.ExitStack() as cleanup:
         maps = cleanup.enter_context(ShardMaps())
-        files: list[PartFile] = []
-        for file_plan in plan.files:
-            file_plan.path.parent.mkdir(parents=True, exist_ok=True)
-            file = PartFile(file_plan)
-            cleanup.callback(file.discard)
-            files.append(file)
-        with _disk_errors():
-            for file in files:
-                file.write_at(file.plan.header, 0)
-            _write_tensors(plan, files, maps, threads, progress)
-            for file in files:
-                file.sync()
-            for file in files:
-                file.commit()
-        return [file.plan.path for file in files]
+        files = [cleanup.enter_context(PartFile(file)) for file in plan.files]
+        for file in files:
+            file.reserve()
+            file.write_at(file.plan.header, 0)
+        _write_tensors(plan, files, maps, threads, progress)
+        for file in files:
+            file.sync()
+        for file in files:
+            file.commit()
+    return [file.plan.path for file in files]
 
 
 def check_free_space(files: Sequence[FilePlan]) -> None:
@@ -91,7 +116,7 @@ def check_free_space(files: Sequence[FilePlan]) -> None:
         free_bytes = shutil.disk_usage(existing).free
         if free_bytes < needed_bytes:
             raise EdgeError(
-                f"{folder} has {free_bytes / 1e9:.2f} GB free; the conversion needs {needed_bytes / 1e9:.2f} GB.",
+                f"{folder} has {size_text(free_bytes)} free; the conversion needs {size_text(needed_bytes)}.",
                 hint="Free some space or write elsewhere with --out.",
             )
 
@@ -126,18 +151,26 @@ def _convert_slab(slab: Slab, plan: ConversionPlan, files: Sequence[PartFile], m
             encoded = np.empty(len(values) * row_bytes, np.uint8)
             quantize_rows(values, kind, encoded)
             if not is_sound(encoded, kind):
-                refuse_non_finite(slab, values, kind.name)
+                _refuse_overflow(slab, kind)
             encoded_types[kind.name] = encoded
         file.write_at(encoded, file.plan.offsets[slab.tensor.name] + slab.first * row_bytes)
 
 
+def _refuse_overflow(slab: Slab, kind: TensorType) -> NoReturn:
+    name = slab.tensor.source.name if slab.tensor.source else slab.tensor.name
+    raise EdgeError(f"The tensor {name!r} holds values that {kind.name} cannot express.", hint="Choose BF16 or F32.")
+
+
 @contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
+def _naming(path: Path) -> Iterator[None]:
+    """Turn the system's errors into one that names the file being made."""
     try:
         yield
     except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise EdgeError(
-            f"Writing failed: {error.strerror or error}.", hint="Free some space or write elsewhere with --out."
+            f"{path} cannot be written: {error.strerror or error}.",
+            hint=f"{'Free some space' if is_full else 'Check the folder'} or write elsewhere with --out.",
         ) from error
 
 
@@ -145,8 +178,9 @@ def _sync_directory(folder: Path) -> None:
     """Make a rename in a folder durable, where the system can."""
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
