@@ -8,7 +8,7 @@ from pathlib import Path
 from convert.checkpoint import Checkpoint, read_checkpoint
 from convert.plan import ConversionPlan, plan_conversion
 from convert.pool import ProgressCallback
-from convert.recipes import Recipe, find_recipe
+from convert.recipes import RECIPES, Recipe, find_recipe
 from convert.write import write_files
 from edge.errors import EdgeError
 
@@ -20,12 +20,13 @@ def plan_checkpoint(
 
     `out` is a file for one quantization or a directory; the default is the current directory.
     """
-    recipes = [find_recipe(name) for name in dict.fromkeys(name.upper() for name in quantizations)]
+    recipes = list({recipe.name: recipe for recipe in map(find_recipe, quantizations)}.values())
+    if not recipes:
+        raise EdgeError("No quantization was given.", hint=f"Known are: {', '.join(RECIPES)}.")
     checkpoint = read_checkpoint(source)
     targets = _targets(checkpoint, recipes, out or Path())
     for path in targets:
-        if path.exists() and not force:
-            raise EdgeError(f"{path} exists already.", hint="Overwrite it with --force or write elsewhere with --out.")
+        _check_target(path, force=force)
     return plan_conversion(checkpoint, targets)
 
 
@@ -57,3 +58,10 @@ def _targets(checkpoint: Checkpoint, recipes: Sequence[Recipe], out: Path) -> di
     if out.exists() and not out.is_dir():
         raise EdgeError(f"{out} is neither a directory nor a .gguf file.", hint="Name one of them with --out.")
     return {out / f"{checkpoint.name}-{recipe.name}.gguf": recipe for recipe in recipes}
+
+
+def _check_target(path: Path, *, force: bool) -> None:
+    if path.is_dir():
+        raise EdgeError(f"{path} is a directory.", hint="Remove it or write elsewhere with --out.")
+    if path.exists() and not force:
+        raise EdgeError(f"{path} exists already.", hint="Overwrite it with --force or write elsewhere with --out.")
