@@ -1,0 +1,128 @@
+"""A model and a context without weights, for tests of the engine's loop.
+
+The next token follows from everything that a sequence holds, so that a token fed twice, left out or left over from an
+earlier request shows in the text. A position that is not the next one, or whose window is lost, fails at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.errors import EdgeError
+from edge.llama.context import Batch
+
+VOCABULARY_SIZE = 64
+END = 0
+_SPARE_POSITIONS = 4  # a sliding-window cache is somewhat larger than the window
+
+
+class FakeVocab:
+    """Tokens are single characters; the first one ends a generation."""
+
+    size = VOCABULARY_SIZE
+
+    def piece(self, token: int) -> bytes:
+        return b"" if token == END else bytes([ord("0") + token])
+
+    def is_end_of_generation(self, token: int) -> bool:
+        return token == END
+
+
+class FakeModel:
+    """What the loop needs of a model."""
+
+    def __init__(self, *, sliding_window: int = 0) -> None:
+        self.vocab = FakeVocab()
+        self.sliding_window = sliding_window
+
+
+class FakeContext:
+    """Keeps the tokens of each sequence. `batches` are the tokens of each decode step, by sequence.
+
+    With a sliding window, positions long behind the last one are lost for good, even if the sequence is cut back.
+    `before_step` is called with the number of each step, and no step is made while `is_free` is not set. `can_cut` is
+    False for memory like a recurrent model's, which can only be emptied as a whole.
+    """
+
+    def __init__(
+        self,
+        *,
+        context_tokens: int = 256,
+        batch_tokens: int = 32,
+        sliding_window: int = 0,
+        can_cut: bool = True,
+        before_step: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        self.context_tokens = context_tokens
+        self.batch_tokens = batch_tokens
+        self.batches: list[dict[int, list[int]]] = []
+        self.held: dict[int, list[int]] = {}
+        self.before_step = before_step
+        self.is_free = threading.Event()
+        self.is_free.set()
+        self._sliding_window = sliding_window
+        self._can_cut = can_cut
+        self._first: dict[int, int] = {}
+        self._logits: dict[int, npt.NDArray[np.float32]] = {}
+
+    def decode(self, batch: Batch) -> None:
+        assert self.is_free.wait(timeout=30)
+        self.before_step(len(self.batches))
+        native = batch.native
+        fed: dict[int, list[int]] = {}
+        self._logits = {}
+        for index in range(native.n_tokens):
+            sequence, token = native.seq_id[index][0], native.token[index]
+            held = self.held.setdefault(sequence, [])
+            assert native.pos[index] == len(held), f"position {native.pos[index]} after {len(held)} tokens"
+            self._check_window(sequence, len(held))
+            held.append(token)
+            fed.setdefault(sequence, []).append(token)
+            if native.logits[index]:
+                self._logits[index] = np.zeros(VOCABULARY_SIZE, np.float32)
+                self._logits[index][next_token(held)] = 1.0
+        self.batches.append(fed)
+        if sum(map(len, self.held.values())) > self.context_tokens:
+            raise EdgeError(f"The KV cache of {self.context_tokens} tokens is full.")
+
+    def logits(self, index: int) -> npt.NDArray[np.float32]:
+        return self._logits[index]
+
+    def _check_window(self, sequence: int, position: int) -> None:
+        if not self._sliding_window:
+            return
+        first = self._first.get(sequence, 0)
+        assert first <= max(0, position - self._sliding_window + 1), f"the window of position {position} is lost"
+        self._first[sequence] = max(first, position - self._sliding_window - _SPARE_POSITIONS)
+
+    def remove(self, sequence: int, first_position: int) -> bool:
+        if first_position and not self._can_cut:
+            return False
+        self.held[sequence] = self.held.get(sequence, [])[:first_position]
+        if not first_position:
+            self._first[sequence] = 0
+        return True
+
+    def first_position(self, sequence: int) -> int:
+        return self._first.get(sequence, 0) if self.held.get(sequence) else -1
+
+
+def next_token(tokens: Sequence[int]) -> int:
+    """What follows these tokens; about one in sixty-four is the end."""
+    return zlib.crc32(bytes(tokens)) % VOCABULARY_SIZE
+
+
+def completion_of(prompt: Sequence[int], max_tokens: int) -> list[int]:
+    """The tokens that a request gets, whatever else is going on."""
+    tokens = list(prompt)
+    while len(tokens) < len(prompt) + max_tokens:
+        token = next_token(tokens)
+        if token == END:
+            break
+        tokens.append(token)
+    return tokens[len(prompt) :]

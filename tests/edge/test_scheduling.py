@@ -1,0 +1,295 @@
+"""The engine's loop over a context that is none: who is fed what, and when."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.engine import _Loop
+from edge.errors import EdgeError
+from edge.request import Request
+from edge.settings import SamplingSettings
+from edge.stream import Stream
+from tests.edge.fake_context import END, VOCABULARY_SIZE, FakeContext, FakeModel, completion_of
+
+GREEDY = SamplingSettings(temperature=0)
+FOREVER = 30  # seconds after which a test gives up on a thread
+CLOSED = EdgeError("The engine is closed.")
+
+
+@contextmanager
+def running(context: FakeContext, *, parallel: int = 1, sliding_window: int = 0) -> Iterator[_Loop]:
+    """A loop at work in its own thread."""
+    loop = _Loop(FakeModel(sliding_window=sliding_window), context, parallel)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.stop()
+        thread.join(timeout=FOREVER)
+        assert not thread.is_alive()
+
+
+def request(prompt: Sequence[int], max_tokens: int | None = 8) -> Request:
+    return Request(tuple(prompt), sampling=GREEDY, max_tokens=max_tokens)
+
+
+@contextmanager
+def holding(context: FakeContext) -> Iterator[None]:
+    """No step is made inside the block, so that all that is submitted there is there at the first one."""
+    context.is_free.clear()
+    yield
+    context.is_free.set()
+
+
+def prompt(length: int, *, seed: int = 0) -> list[int]:
+    """Tokens that do not repeat within fifty, and begin differently for each seed."""
+    return [1 + (seed * 7 + index * 3) % (VOCABULARY_SIZE - 1) for index in range(length)]
+
+
+prompts = st.lists(st.integers(1, 3), min_size=1, max_size=40)  # few tokens, so that prompts begin alike
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    jobs=st.lists(st.tuples(prompts, st.integers(1, 12)), min_size=1, max_size=8),
+    parallel=st.integers(1, 4),
+    context_tokens=st.integers(60, 200),
+    batch_tokens=st.integers(4, 64),
+    can_cut=st.booleans(),
+    sliding_window=st.sampled_from([0, 5]),
+)
+def test_requests_get_the_same_tokens_together_as_alone(
+    jobs: list[tuple[list[int], int]],
+    parallel: int,
+    context_tokens: int,
+    batch_tokens: int,
+    can_cut: bool,
+    sliding_window: int,
+) -> None:
+    context = FakeContext(
+        context_tokens=context_tokens, batch_tokens=batch_tokens, can_cut=can_cut, sliding_window=sliding_window
+    )
+    with running(context, parallel=parallel, sliding_window=sliding_window) as loop:
+        streams = [loop.submit(request(tokens, max_tokens)) for tokens, max_tokens in jobs]
+        found = [list(stream.result().tokens) for stream in streams]
+    assert found == [completion_of(tokens, max_tokens) for tokens, max_tokens in jobs]
+
+
+def test_prompt_is_fed_in_chunks_that_fill_the_batch() -> None:
+    context = FakeContext(batch_tokens=10)
+    with running(context) as loop:
+        loop.submit(request(prompt(25), 1)).result()
+    assert [len(batch[0]) for batch in context.batches] == [10, 10, 5]
+
+
+def test_long_prompt_does_not_hold_up_an_answer_that_is_being_written() -> None:
+    context = FakeContext(batch_tokens=10)
+    with running(context, parallel=2) as loop:
+        first = loop.submit(request(prompt(5), 12))
+        streams: list[Stream] = []
+
+        def submit_second(step: int) -> None:
+            if step == 3:
+                streams.append(loop.submit(request(prompt(40, seed=1), 1)))
+
+        context.before_step = submit_second
+        first.result()
+        streams[0].result()
+    together = [batch for batch in context.batches if len(batch) == 2]
+    assert [sorted(map(len, batch.values())) for batch in together[:4]] == [[1, 9]] * 4
+
+
+def test_next_prompt_that_begins_with_the_last_one_and_its_answer_is_computed_from_there() -> None:
+    context = FakeContext()
+    with running(context) as loop:
+        first = loop.submit(request(prompt(20), 4)).result()
+        again = [*prompt(20), *first.tokens, 9, 9]
+        second = loop.submit(request(again, 4)).result()
+    assert first.usage.cached_tokens == 0
+    assert second.usage.cached_tokens == 20 + 4 - 1  # the last token of an answer is chosen and not computed
+    assert list(second.tokens) == completion_of(again, 4)
+
+
+def test_same_prompt_again_computes_only_its_last_token() -> None:
+    context = FakeContext()
+    with running(context) as loop:
+        results = [loop.submit(request(prompt(20), 4)).result() for _ in range(2)]
+    assert results[1].usage.cached_tokens == 19
+    assert results[0].tokens == results[1].tokens
+
+
+def test_sequence_that_shares_most_with_a_prompt_is_continued() -> None:
+    context = FakeContext()
+    prompts_known = [prompt(20, seed=seed) for seed in range(3)]
+    with running(context, parallel=3) as loop:
+        for stream in [loop.submit(request(known, 2)) for known in prompts_known]:
+            stream.result()
+        cached = [loop.submit(request([*known, 5, 5], 2)).result().usage.cached_tokens for known in prompts_known]
+    assert cached == [20, 20, 20]
+
+
+def test_prompt_that_shares_nothing_takes_the_sequence_that_was_unused_longest() -> None:
+    context = FakeContext()
+    with running(context, parallel=2) as loop:
+        for seed in (0, 1, 2):
+            loop.submit(request(prompt(20, seed=seed), 2)).result()
+        cached = [loop.submit(request(prompt(20, seed=seed), 2)).result().usage.cached_tokens for seed in (1, 2)]
+    assert cached == [19, 19]
+
+
+def test_idle_sequences_give_way_when_their_room_is_needed() -> None:
+    context = FakeContext(context_tokens=64)
+    with running(context, parallel=2) as loop:
+        loop.submit(request(prompt(20), 4)).result()
+        long = loop.submit(request(prompt(55, seed=1), 8)).result()
+    assert list(long.tokens) == completion_of(prompt(55, seed=1), 8)
+    assert context.held[0] == []
+
+
+def test_request_waits_until_the_context_has_room_for_all_it_may_write() -> None:
+    context = FakeContext(context_tokens=64)
+    with running(context, parallel=2) as loop:
+        streams = [loop.submit(request(prompt(20, seed=seed), 20)) for seed in (0, 1)]
+        found = [list(stream.result().tokens) for stream in streams]
+    assert found == [completion_of(prompt(20, seed=seed), 20) for seed in (0, 1)]
+    assert all(len(batch) == 1 for batch in context.batches)
+
+
+def test_prefix_whose_window_is_gone_is_computed_again() -> None:
+    context = FakeContext(sliding_window=8)
+    with running(context, sliding_window=8) as loop:
+        loop.submit(request(prompt(40), 2)).result()
+        branch = [*prompt(20), 9, 9, 9]
+        branched = loop.submit(request(branch, 2)).result()
+        following = loop.submit(request([*branch, *branched.tokens, 7], 2)).result()
+    assert branched.usage.cached_tokens == 0
+    assert following.usage.cached_tokens == len(branch) + 1
+
+
+def test_memory_that_cannot_be_cut_is_emptied() -> None:
+    context = FakeContext(can_cut=False)
+    with running(context) as loop:
+        loop.submit(request(prompt(20), 2)).result()
+        branched = loop.submit(request([*prompt(10), 9], 2)).result()
+    assert branched.usage.cached_tokens == 0
+    assert list(branched.tokens) == completion_of([*prompt(10), 9], 2)
+
+
+def test_answer_ends_with_the_models_end_token_which_is_no_part_of_it() -> None:
+    start = next(
+        tokens for tokens in (prompt(4, seed=seed) for seed in range(60)) if len(completion_of(tokens, 40)) < 10
+    )
+    with running(FakeContext()) as loop:
+        result = loop.submit(request(start, 40)).result()
+    assert result.finish_reason == "stop"
+    assert list(result.tokens) == completion_of(start, 40)
+    assert END not in result.tokens
+    assert result.usage.completion_tokens == len(result.tokens)
+
+
+def endless_prompt() -> list[int]:
+    """A prompt whose answer has no end within a hundred tokens."""
+    candidates = (prompt(10, seed=seed) for seed in range(600))
+    return next(tokens for tokens in candidates if len(completion_of(tokens, 100)) == 100)
+
+
+def test_answer_of_unstated_length_ends_with_its_share_of_the_context() -> None:
+    for parallel in (1, 2):
+        with running(FakeContext(context_tokens=80), parallel=parallel) as loop:
+            result = loop.submit(request(endless_prompt(), None)).result()
+        assert result.finish_reason == "length"
+        assert result.usage.completion_tokens == 80 // parallel - 10
+
+
+def test_prompt_beyond_its_share_may_have_the_rest_of_the_context() -> None:
+    start = prompt(60)
+    with running(FakeContext(context_tokens=80), parallel=2) as loop:
+        result = loop.submit(request(start, None)).result()
+    assert list(result.tokens) == completion_of(start, 20)
+
+
+def test_cancelled_request_ends_and_the_next_one_takes_its_place() -> None:
+    context = FakeContext()
+    context.before_step = lambda step: first.cancel() if step == 5 else None
+    with running(context) as loop:
+        with holding(context):
+            first = loop.submit(request(endless_prompt(), 100))
+            second = loop.submit(request(prompt(5, seed=1), 3))
+        cancelled, following = first.result(), second.result()
+    assert cancelled.finish_reason == "cancelled"
+    assert list(cancelled.tokens) == completion_of(endless_prompt(), 6)
+    assert list(following.tokens) == completion_of(prompt(5, seed=1), 3)
+
+
+def test_request_cancelled_while_it_waits_is_never_fed() -> None:
+    context = FakeContext()
+    with running(context) as loop:
+        with holding(context):
+            first = loop.submit(request(prompt(5), 8))
+            second = loop.submit(request(prompt(5, seed=1), 8))
+            second.cancel()
+        result = second.result()
+        first.result()
+    assert (result.finish_reason, result.tokens) == ("cancelled", ())
+    assert all(prompt(5, seed=1) not in batch.values() for batch in context.batches)
+
+
+def fail_at(context: FakeContext, step: int, error: Exception) -> None:
+    def fail(current: int) -> None:
+        if current == step:
+            raise error
+
+    context.before_step = fail
+
+
+def test_failure_reaches_every_request_running_or_waiting() -> None:
+    context = FakeContext()
+    fail_at(context, 3, EdgeError("The KV cache is full.", hint="Ask for a longer context."))
+    with running(context, parallel=2) as loop:
+        with holding(context):
+            streams = [loop.submit(request(endless_prompt(), 50)) for _ in range(4)]
+        for stream in streams:
+            with pytest.raises(EdgeError) as caught:
+                stream.result()
+            assert (caught.value.message, caught.value.hint) == ("The KV cache is full.", "Ask for a longer context.")
+
+
+def test_unexpected_failure_is_told_with_its_kind_and_the_engine_is_closed_then() -> None:
+    context = FakeContext()
+    fail_at(context, 0, ValueError("bad tensor"))
+    with running(context) as loop:
+        with pytest.raises(EdgeError, match="The engine failed: ValueError: bad tensor"):
+            loop.submit(request(prompt(5))).result()
+        with pytest.raises(EdgeError, match=CLOSED.message):
+            loop.submit(request(prompt(5)))
+
+
+def test_closing_ends_running_and_waiting_requests_as_cancelled() -> None:
+    context = FakeContext()
+    with running(context) as loop:
+        context.before_step = lambda step: loop.stop() if step == 5 else None
+        with holding(context):
+            streams = [loop.submit(request(endless_prompt(), 100)) for _ in range(3)]
+    assert [stream.result().finish_reason for stream in streams] == ["cancelled"] * 3
+
+
+def test_closed_engine_takes_no_requests() -> None:
+    with running(FakeContext()) as loop:
+        pass
+    with pytest.raises(EdgeError, match=CLOSED.message) as caught:
+        loop.submit(request(prompt(5)))
+    assert caught.value.hint == "Open the model again."
+
+
+def test_seconds_of_a_request_are_told() -> None:
+    with running(FakeContext()) as loop:
+        timing = loop.submit(request(prompt(5), 4)).result().timing
+    assert 0 <= timing.queued_seconds <= timing.first_token_seconds
+    assert timing.decode_seconds > 0
