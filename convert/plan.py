@@ -76,8 +76,8 @@ class ConversionPlan:
     files: tuple[FilePlan, ...]
 
     @property
-    def element_count(self) -> int:
-        return sum(tensor.element_count for tensor in self.tensors)
+    def parameter_count(self) -> int:
+        return _parameter_count(self.tensors)
 
     @property
     def source_bytes(self) -> int:
@@ -91,10 +91,14 @@ def plan_conversion(checkpoint: Checkpoint, targets: Mapping[Path, Recipe]) -> C
     check_reproducible(family, shape)
     tensors = tuple(plan_tensors(family, shape, checkpoint.tensors))
     vocabulary = read_vocabulary(checkpoint, shape.vocabulary)
-    parameter_count = sum(tensor.element_count for tensor in tensors if tensor.source)
-    metadata = model_metadata(checkpoint, family, shape, vocabulary, parameter_count)
+    metadata = model_metadata(checkpoint, family, shape, vocabulary, _parameter_count(tensors))
     files = tuple(_plan_file(path, recipe, metadata, tensors, family, shape) for path, recipe in targets.items())
     return ConversionPlan(family, shape, tensors, files)
+
+
+def _parameter_count(tensors: Sequence[TensorPlan]) -> int:
+    """Weights of the checkpoint; what is computed from the configuration is none of its parameters."""
+    return sum(tensor.element_count for tensor in tensors if tensor.source)
 
 
 def plan_tensors(family: Family, shape: Hyperparameters, sources: Mapping[str, SourceTensor]) -> Iterator[TensorPlan]:

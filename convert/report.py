@@ -20,7 +20,7 @@ def plan_document(plan: ConversionPlan) -> dict[str, Any]:
     return {
         "family": plan.family.name,
         "tensors": len(plan.tensors),
-        "parameters": plan.element_count,
+        "parameters": plan.parameter_count,
         "source_bytes": plan.source_bytes,
         "files": [
             {
@@ -36,7 +36,7 @@ def plan_document(plan: ConversionPlan) -> dict[str, Any]:
 
 
 def plan_table(plan: ConversionPlan) -> Table:
-    title = f"{plan.family.name}: {plan.element_count:,} parameters in {len(plan.tensors)} tensors"
+    title = f"{plan.family.name}: {plan.parameter_count:,} parameters in {len(plan.tensors)} tensors"
     table = _table(title, "file", "bytes", "bits/weight", "tensor types")
     for file in plan.files:
         counts = ", ".join(f"{count} {name}" for name, count in _type_counts(file).items())
@@ -107,7 +107,7 @@ def _type_counts(file: FilePlan) -> dict[str, int]:
 
 
 def _bits_per_weight(plan: ConversionPlan, file: FilePlan) -> float:
-    return 8 * (file.file_bytes - len(file.header)) / plan.element_count
+    return 8 * (file.file_bytes - len(file.header)) / plan.parameter_count
 
 
 def _table(title: str, *columns: str) -> Table:
