@@ -24,7 +24,7 @@ from edge.llama.context import Batch, Context
 from edge.llama.model import Model
 from edge.llama.vocab import Vocab
 from edge.prompt import PromptTemplate
-from edge.request import FailureEvent, Request
+from edge.request import Request
 from edge.settings import ModelSettings, SamplingSettings
 from edge.slot import Job, Slot
 from edge.stream import Stream
@@ -99,6 +99,11 @@ class Engine:
             raise EdgeError(
                 f"The prompt has {prompt_tokens} tokens, the context holds {self.context_tokens}.",
                 hint="Shorten the prompt or ask for a longer context with --ctx.",
+            )
+        if not all(0 <= token < self.vocab.size for token in request.prompt_tokens):
+            raise EdgeError(
+                f"The prompt has token ids outside of the vocabulary of {self.vocab.size} tokens.",
+                hint="Make the tokens with the vocabulary of the same model.",
             )
         if request.max_tokens is not None and request.max_tokens < 1:
             raise EdgeError(f"max_tokens is {request.max_tokens}.", hint="Ask for at least 1 token.")
@@ -198,10 +203,18 @@ class _Loop:
             assert slot.job is not None
             del slot.job.pending[: len(tokens)]
             if not slot.job.pending:
-                token = slot.job.choose(self._context.logits(index))
-                reason = slot.job.take(token, self._vocab)
-                if reason:
-                    self._release(slot).finish(reason)
+                self._advance(slot, slot.job, index)
+
+    def _advance(self, slot: Slot, job: Job, index: int) -> None:
+        """Let a job choose its next token. An error of its own, as from its constraint, ends only that request."""
+        try:
+            token = job.choose(self._context.logits(index))
+            reason = job.take(token, self._vocab)
+        except EdgeError as error:
+            self._release(slot).fail(error)
+            return
+        if reason:
+            self._release(slot).finish(reason)
 
     def _drop_cancelled(self) -> None:
         for job in [job for job in self._waiting if job.stream.is_cancelled]:
@@ -223,7 +236,7 @@ class _Loop:
             try:
                 matcher = self._matcher(job.request)
             except EdgeError as error:
-                job.stream.deliver(FailureEvent(error.message, error.hint))
+                job.fail(error)
                 continue
             prompt = job.request.prompt_tokens
             slot = max(idle, key=lambda slot: (slot.common_prefix(prompt), -slot.last_used))
@@ -300,12 +313,11 @@ class _Loop:
         """Tell every consumer why the loop ended, so that none waits for ever."""
         with self._lock:
             self._is_stopped = True
-        known = error if isinstance(error, EdgeError) else None
-        message = known.message if known else f"The engine failed: {type(error).__name__}: {error}"
-        failure = FailureEvent(message, known.hint if known else "Open the model again; report it if it happens twice.")
+        if not isinstance(error, EdgeError):
+            message = f"The engine failed: {type(error).__name__}: {error}"
+            error = EdgeError(message, hint="Open the model again; report it if it happens twice.")
         for job in self._unfinished():
-            job.close()
-            job.stream.deliver(failure)
+            job.fail(error)
 
     def _end_all(self) -> None:
         for job in self._unfinished():

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.constraint import Matcher
+from edge.errors import EdgeError
 from edge.llama.sampler import Sampler
 from edge.llama.vocab import Vocab
-from edge.request import FinishEvent, FinishReason, Request, Timing, TokenEvent, Usage
+from edge.request import FailureEvent, FinishEvent, FinishReason, Request, Timing, TokenEvent, Usage
 from edge.stream import Stream
 from edge.text import TextStream
 
@@ -84,6 +85,11 @@ class Job:
         usage = Usage(len(self.request.prompt_tokens), self.cached_tokens, self.completion_tokens)
         self.close()
         self.stream.deliver(FinishEvent(self._text.finish(), reason, usage, timing))
+
+    def fail(self, error: EdgeError) -> None:
+        """Deliver why the request cannot be finished and free what is native."""
+        self.close()
+        self.stream.deliver(FailureEvent(error.message, error.hint))
 
     def close(self) -> None:
         if self._sampler:

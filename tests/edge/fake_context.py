@@ -6,6 +6,7 @@ earlier request shows in the text. A position that is not the next one, or whose
 
 from __future__ import annotations
 
+import itertools
 import threading
 import zlib
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from edge.constraint import Constraint
 from edge.errors import EdgeError
 from edge.llama.context import Batch
 
@@ -110,6 +112,45 @@ class FakeContext:
 
     def first_position(self, sequence: int) -> int:
         return self._first.get(sequence, 0) if self.held.get(sequence) else -1
+
+
+class FakeMatcher:
+    """Demands the reply to be `tokens`. Even ones among them follow by force; at `FAILING` the constraint gives up."""
+
+    FAILING = 13
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._left = list(tokens)
+
+    @property
+    def is_stopped(self) -> bool:
+        return not self._left
+
+    def is_allowed(self, token: int) -> bool:
+        return token == self._left[0]
+
+    def mask_logits(self, logits: npt.NDArray[np.float32]) -> None:
+        allowed = logits[self._left[0]]
+        logits[:] = -np.inf
+        logits[self._left[0]] = allowed
+
+    def accept(self, token: int) -> None:
+        assert token == self._left.pop(0)
+        if token == self.FAILING:
+            raise EdgeError("The constraint cannot be followed any further.", hint="Make it shorter.")
+
+    def forced_tokens(self) -> list[int]:
+        return list(itertools.takewhile(lambda token: token % 2 == 0, self._left))
+
+
+class FakeCompiler:
+    """Constraints are written as token ids: `Constraint("grammar", "5 6 8")`."""
+
+    def compile(self, constraint: Constraint) -> FakeMatcher:
+        try:
+            return FakeMatcher([int(word) for word in constraint.text.split()])
+        except ValueError as error:
+            raise EdgeError("The grammar cannot be enforced.", hint="Correct it.") from error
 
 
 def next_token(tokens: Sequence[int]) -> int:

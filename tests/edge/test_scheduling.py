@@ -10,12 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge.constraint import Constraint
 from edge.engine import _Loop
 from edge.errors import EdgeError
 from edge.request import Request
 from edge.settings import SamplingSettings
 from edge.stream import Stream
-from tests.edge.fake_context import END, VOCABULARY_SIZE, FakeContext, FakeModel, completion_of
+from tests.edge.fake_context import (
+    END,
+    VOCABULARY_SIZE,
+    FakeCompiler,
+    FakeContext,
+    FakeMatcher,
+    FakeModel,
+    completion_of,
+)
 
 GREEDY = SamplingSettings(temperature=0)
 FOREVER = 30  # seconds after which a test gives up on a thread
@@ -239,6 +248,43 @@ def test_request_cancelled_while_it_waits_is_never_fed() -> None:
         first.result()
     assert (result.finish_reason, result.tokens) == ("cancelled", ())
     assert all(prompt(5, seed=1) not in batch.values() for batch in context.batches)
+
+
+def constrained(prompt: Sequence[int], text: str) -> Request:
+    return Request(tuple(prompt), sampling=GREEDY, max_tokens=20, constraint=Constraint("grammar", text))
+
+
+def test_forced_tokens_are_fed_in_one_step_with_the_chosen_one() -> None:
+    context = FakeContext()
+    with running(context) as loop:
+        loop._compiler = FakeCompiler()
+        result = loop.submit(constrained(prompt(10), "5 6 8 10 7 9 2 4 3")).result()
+    assert (list(result.tokens), result.finish_reason) == ([5, 6, 8, 10, 7, 9, 2, 4, 3], "stop")
+    assert [batch[0] for batch in context.batches] == [prompt(10), [5, 6, 8, 10], [7], [9, 2, 4]]
+
+
+def test_forced_tokens_count_towards_the_limit() -> None:
+    with running(FakeContext()) as loop:
+        loop._compiler = FakeCompiler()
+        limited = Request((1, 2), sampling=GREEDY, max_tokens=3, constraint=Constraint("grammar", "5 6 8 10 7"))
+        result = loop.submit(limited).result()
+    assert (list(result.tokens), result.finish_reason) == ([5, 6, 8], "length")
+
+
+def test_constraint_that_fails_ends_only_its_own_request() -> None:
+    context = FakeContext()
+    with running(context, parallel=2) as loop:
+        loop._compiler = FakeCompiler()
+        with holding(context):
+            refused = loop.submit(constrained(prompt(5), "no token"))
+            failing = loop.submit(constrained(prompt(5), f"5 7 {FakeMatcher.FAILING} 9"))
+            other = loop.submit(request(prompt(5, seed=1), 9))
+        with pytest.raises(EdgeError, match=r"The grammar cannot be enforced\.\nCorrect it\."):
+            refused.result()
+        with pytest.raises(EdgeError, match="cannot be followed any further"):
+            failing.result()
+        assert list(other.result().tokens) == completion_of(prompt(5, seed=1), 9)
+        assert list(loop.submit(request(prompt(5), 9)).result().tokens) == completion_of(prompt(5), 9)
 
 
 def fail_at(context: FakeContext, step: int, error: Exception) -> None:
