@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container
+from pathlib import Path
 
 from tokenizers.models import BPE
 
+from convert.added_tokens import AddedToken, added_token_limitations, sentencepiece_token
 from convert.merge_scores import scores_of_merges
 from convert.pretokenizers import PreTokenizer, recognize_pre_tokenizer
 from convert.text_rules import SPACE, byte_level_rules, spaced_rules
-from convert.tokenizer_json import AddedToken, BytePairTokenizer
+from convert.tokenizer_json import BytePairTokenizer
 from convert.vocabulary import Pieces, Token, TokenType
 from edge.errors import EdgeError
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
-_CONTROL_LOOK = re.compile(r"<([|｜]).*\1>", re.DOTALL)
 
 
 def byte_level_pieces(file: BytePairTokenizer) -> Pieces:
@@ -23,7 +24,7 @@ def byte_level_pieces(file: BytePairTokenizer) -> Pieces:
     pre_tokenizer = _choose(recognize_pre_tokenizer(file.pre_tokenizer), file)
     tokens = {number: Token(text, TokenType.NORMAL) for text, number in file.vocabulary.items()}
     for added in file.added_tokens:
-        tokens[added.id] = Token(added.text, added_type(added))
+        tokens[added.id] = Token(added.text, added.type)
     # a space is written as "Ġ", so a merge with a space in it never applies; llama.cpp separates the parts by one
     merges = [f"{left} {right}" for left, right in file.merges if " " not in left and " " not in right]
     limitations = [pre_tokenizer.difference] if pre_tokenizer.difference else []
@@ -40,16 +41,21 @@ def byte_level_pieces(file: BytePairTokenizer) -> Pieces:
 def byte_fallback_pieces(file: BytePairTokenizer) -> Pieces:
     """Tokens with scores, merged over the whole text as SentencePiece does; other characters fall back to bytes."""
     rules = spaced_rules(file.normalizer, file.pre_tokenizer)
-    _check_bytes(file)
-    scores = scores_of_merges(file.merges, file.token_ids().keys())
+    check_bytes(file.path, file.vocabulary)
+    token_ids = file.token_ids()
+    scores = scores_of_merges(file.merges, token_ids.keys())
     worst = -float(len(file.merges))
     tokens = {
-        number: Token(text, _piece_type(text, file.unknown_token), scores.get(text, worst))
+        number: Token(
+            text, TokenType.BYTE if _BYTE_TOKEN.fullmatch(text) else TokenType.NORMAL, scores.get(text, worst)
+        )
         for text, number in file.vocabulary.items()
     }
     for added in file.added_tokens:
-        if added.text != file.unknown_token:
-            tokens[added.id] = _added_piece(added, scores.get(added.text), worst)
+        tokens[added.id] = _added_piece(added, scores.get(added.text), worst)
+    unknown = file.unknown_token or ""
+    if unknown in token_ids:
+        tokens[token_ids[unknown]] = Token(unknown, TokenType.UNKNOWN, worst)
     return Pieces(
         model="llama",
         pre="default",
@@ -58,29 +64,6 @@ def byte_fallback_pieces(file: BytePairTokenizer) -> Pieces:
         rules=rules,
         limitations=tuple(added_token_limitations(file.added_tokens)),
     )
-
-
-def added_type(added: AddedToken) -> TokenType:
-    """How llama.cpp has to treat an added token: control tokens are found in trusted text only, others in any.
-
-    Some checkpoints declare the tokens that begin a chat turn as not special; no user may write them all the same.
-    """
-    if added.is_special or _CONTROL_LOOK.fullmatch(added.text):
-        return TokenType.CONTROL
-    return TokenType.USER_DEFINED
-
-
-def added_token_limitations(added_tokens: list[AddedToken]) -> Iterator[str]:
-    """What added tokens may ask for and llama.cpp does not do."""
-    if strips := [token.text for token in added_tokens if token.strips_spaces]:
-        yield f"llama.cpp keeps the white space beside {_listed(strips)}, which the tokenizer takes away"
-    if words := [token.text for token in added_tokens if token.is_whole_word]:
-        yield f"llama.cpp finds {_listed(words)} within words as well"
-
-
-def _listed(texts: list[str]) -> str:
-    shown = ", ".join(repr(text) for text in texts[:3])
-    return f"{shown} and {len(texts) - 3} more" if len(texts) > 3 else shown
 
 
 def _choose(rows: list[PreTokenizer], file: BytePairTokenizer) -> PreTokenizer:
@@ -106,31 +89,19 @@ def _unreachable_token(file: BytePairTokenizer) -> str | None:
     return next((text for text in ordinary if [part.value for part in model.tokenize(text)] != [text]), None)
 
 
-def _check_bytes(file: BytePairTokenizer) -> None:
+def check_bytes(path: Path, texts: Container[str]) -> None:
     """Every byte of UTF-8 must have a token, or llama.cpp throws an exception that ends the process."""
     for byte in range(256):
         as_token = f"<0x{byte:02X}>"
-        if as_token not in file.vocabulary and not (byte < 128 and chr(byte) in file.vocabulary):
+        if as_token not in texts and not (byte < 128 and chr(byte) in texts):
             raise EdgeError(
-                f"{file.path} has byte fallback but no token {as_token}.",
-                hint="llama.cpp cannot tokenize text with that byte.",
+                f"{path} has no token for the byte {as_token}.",
+                hint="llama.cpp cannot tokenize text with characters outside the vocabulary without byte fallback.",
             )
 
 
-def _piece_type(text: str, unknown_token: str | None) -> TokenType:
-    if text == unknown_token:
-        return TokenType.UNKNOWN
-    return TokenType.BYTE if _BYTE_TOKEN.fullmatch(text) else TokenType.NORMAL
-
-
 def _added_piece(added: AddedToken, score: float | None, worst: float) -> Token:
-    """An added token; a run of spaces that merges lead to as well is left to them.
-
-    llama.cpp writes U+2581 as a space for ordinary tokens only.
-    """
-    kind = added_type(added)
-    if kind is TokenType.USER_DEFINED and SPACE in added.text:
-        if score is not None:
-            return Token(added.text, TokenType.NORMAL, score)
-        return Token(added.text.replace(SPACE, " "), kind, worst)
-    return Token(added.text, kind, worst if score is None else score)
+    """An added token; one with spaces that merges lead to as well, like Gemma's runs of spaces, is left to them."""
+    if added.type is TokenType.USER_DEFINED and SPACE in added.text and score is not None:
+        return Token(added.text, TokenType.NORMAL, score)
+    return sentencepiece_token(added.type, added.text, worst if score is None else score)

@@ -33,6 +33,12 @@ CL100K = _words(r"\p{N}{1,3}")
 QWEN2 = _words(r"\p{N}")
 QWEN35 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + _SPACES
 
+SEED_CODER = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|" + _SPACES
+LING = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*"
+    r"|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 
@@ -53,6 +59,9 @@ _DEEPSEEK_WORDS = (
 )
 _CJK_RUNS = "[一-龥぀-ゟ゠-ヿ]+"
 
+DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", EACH_DIGIT)
+
+_SPACE_DIFFERENCE = "llama.cpp does not join white space that is not ASCII to the word behind it"
 _CASE_DIFFERENCE = (
     "llama.cpp tells capitals from small letters in ASCII only and does not count combining marks as letters, so words "
     "with accented capitals or combining marks may be split elsewhere"
@@ -80,9 +89,12 @@ PRE_TOKENIZERS = (
     PreTokenizer("dbrx", (CL100K,), False, "DBRX, OLMo 2, Phi-4"),
     PreTokenizer("qwen2", (QWEN2,), False, "Qwen2, Qwen2.5, Qwen3"),
     PreTokenizer("qwen35", (QWEN35,), False, "Qwen3.5"),
+    PreTokenizer("seed-coder", (SEED_CODER,), False, "Seed-Coder"),
+    PreTokenizer("bailingmoe", (LING,), False, "Ling, Ring"),
     PreTokenizer("ufakzeka", (_words(r"\p{N}", contractions=""),), False, "ufakzeka"),
     PreTokenizer("minicpm5", (r"\p{N}{1,3}", _words(r"\p{N}+")), True, "MiniCPM5"),
     PreTokenizer("deepseek-v3", (r"\p{N}{1,3}", _CJK_RUNS, _DEEPSEEK_WORDS), False, "DeepSeek-V3, DeepSeek-R1"),
+    PreTokenizer("deepseek-coder", DEEPSEEK_CODER, False, "DeepSeek-Coder", _SPACE_DIFFERENCE),
     PreTokenizer("gpt-4o", (O200K,), False, "GPT-4o, gpt-oss, Llama 4", _CASE_DIFFERENCE),
     PreTokenizer("tekken", (TEKKEN,), True, "Mistral NeMo", _CASE_DIFFERENCE),
 )

@@ -22,6 +22,8 @@ _END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
 KNOWN_ENDS = frozenset(
     (
         *_END_OF_TURN,
+        *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|file_sep|>"),
+        *("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
         *("<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]"),
         *("<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_utterance>", "<turn|>", "<|tool_response>"),
         *("<｜end▁of▁sentence｜>", "[e~["),
@@ -62,10 +64,15 @@ def read_frame(post_processor: Any) -> Frame | None:
 
 
 def read_special_tokens(
-    checkpoint: Checkpoint, token_ids: Mapping[str, int], frame: Frame | None, *, adds_bos_by_default: bool
+    checkpoint: Checkpoint,
+    token_ids: Mapping[str, int],
+    frame: Frame | None,
+    *,
+    default_ids: Mapping[str, int] | None = None,
+    adds_bos_by_default: bool = False,
 ) -> SpecialTokens:
     """The special tokens of a checkpoint. EdgeError when a text would be framed by more than BOS and EOS."""
-    ids = dict(_named_ids(checkpoint, token_ids))
+    ids = dict(default_ids or {}) | dict(_named_ids(checkpoint, token_ids))
     add_bos = bool(checkpoint.tokenizer_config.get("add_bos_token", adds_bos_by_default)) and "bos" in ids
     add_eos = bool(checkpoint.tokenizer_config.get("add_eos_token", False))
     if frame is not None:

@@ -12,12 +12,16 @@ and newer releases of transformers save it alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from convert.byte_pair import byte_fallback_pieces, byte_level_pieces
+from convert.added_tokens import AddedToken, added_token_limitations, read_added_tokens, sentencepiece_token
+from convert.byte_pair import byte_fallback_pieces, byte_level_pieces, check_bytes
 from convert.checkpoint import Checkpoint
 from convert.pretokenizers import is_byte_level
-from convert.special_tokens import SpecialTokens, read_frame, read_special_tokens
+from convert.sentencepiece_model import SentencePieceModel, read_sentencepiece_model
+from convert.special_tokens import KNOWN_ENDS, SpecialTokens, read_frame, read_special_tokens
+from convert.text_rules import TextRules
 from convert.tokenizer_json import read_tokenizer_json
 from convert.vocabulary import Pieces, Token, TokenType, Vocabulary
 from edge.errors import EdgeError
@@ -56,28 +60,70 @@ def read_vocabulary(checkpoint: Checkpoint, vocabulary_size: int) -> Vocabulary:
         add_eos=special.add_eos,
         rules=pieces.rules,
         chat_template=checkpoint.chat_template,
-        limitations=pieces.limitations,
+        limitations=(*pieces.limitations, *_false_ends(tokens)),
     )
 
 
 def _read(checkpoint: Checkpoint) -> tuple[Pieces, SpecialTokens]:
-    if checkpoint.tokenizer_json is None:
-        raise EdgeError(
-            f"{checkpoint.directory} has neither tokenizer.json nor tokenizer.model.",
-            hint="Save the tokenizer again: AutoTokenizer.from_pretrained(...).save_pretrained(...).",
-        )
-    file = read_tokenizer_json(checkpoint.tokenizer_json)
+    if checkpoint.tokenizer_json is not None:
+        return _read_tokenizer_json(checkpoint, checkpoint.tokenizer_json)
+    if checkpoint.tokenizer_model is not None:
+        return _read_tokenizer_model(checkpoint, checkpoint.tokenizer_model)
+    raise EdgeError(
+        f"{checkpoint.directory} has neither tokenizer.json nor tokenizer.model.",
+        hint="Save the tokenizer again: AutoTokenizer.from_pretrained(...).save_pretrained(...).",
+    )
+
+
+def _read_tokenizer_json(checkpoint: Checkpoint, path: Path) -> tuple[Pieces, SpecialTokens]:
+    file = read_tokenizer_json(path)
     if is_byte_level(file.pre_tokenizer):
         pieces = byte_level_pieces(file)
     elif file.byte_fallback:
         pieces = byte_fallback_pieces(file)
     else:
         raise EdgeError(
-            f"{file.path} is neither byte-level (a ByteLevel pre-tokenizer) nor has it byte fallback.",
-            hint="llama.cpp could not tokenize characters that are not in the vocabulary.",
+            f"{path} holds a BPE tokenizer that is neither byte-level nor has byte fallback.",
+            hint="llama.cpp cannot tokenize characters that such a vocabulary lacks.",
         )
-    frame = read_frame(file.post_processor)
-    return pieces, read_special_tokens(checkpoint, file.token_ids(), frame, adds_bos_by_default=False)
+    special = read_special_tokens(checkpoint, file.token_ids(), read_frame(file.post_processor))
+    return pieces, special
+
+
+def _read_tokenizer_model(checkpoint: Checkpoint, path: Path) -> tuple[Pieces, SpecialTokens]:
+    model = read_sentencepiece_model(path)
+    pieces = _sentencepiece_pieces(path, model, read_added_tokens(checkpoint.directory, checkpoint.tokenizer_config))
+    token_ids = {token.text: number for number, token in pieces.tokens.items()}
+    # as transformers' tokenizer classes for such files do
+    special = read_special_tokens(checkpoint, token_ids, None, default_ids=model.role_ids, adds_bos_by_default=True)
+    return pieces, special
+
+
+def _sentencepiece_pieces(path: Path, model: SentencePieceModel, added_tokens: Sequence[AddedToken]) -> Pieces:
+    check_bytes(path, {piece.text for piece in model.pieces})
+    tokens = {
+        number: sentencepiece_token(TokenType(piece.type), piece.text, piece.score)
+        for number, piece in enumerate(model.pieces)
+    }
+    for added in added_tokens:
+        known = tokens.get(added.id)
+        if known is None or known.text != added.text or known.type is TokenType.NORMAL:
+            tokens[added.id] = sentencepiece_token(added.type, added.text, _UNUSED_SCORE)
+    return Pieces(
+        model="llama",
+        pre="default",
+        tokens=tokens,
+        merges=None,
+        rules=TextRules(add_space_prefix=model.add_dummy_prefix),
+        limitations=tuple(added_token_limitations(added_tokens)),
+    )
+
+
+def _false_ends(tokens: Sequence[Token]) -> Iterator[str]:
+    """llama.cpp takes some texts for the end of a generation, though Gemma has a "</s>" that only ends struck text."""
+    for token in tokens:
+        if token.text in KNOWN_ENDS and token.type in (TokenType.NORMAL, TokenType.USER_DEFINED):
+            yield f"llama.cpp ends a generation at {token.text!r}, which is an ordinary token of this tokenizer"
 
 
 def _unused(number: int) -> Token:

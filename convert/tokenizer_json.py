@@ -6,26 +6,15 @@ Source: https://github.com/huggingface/tokenizers (the serialization of Tokenize
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convert.added_tokens import AddedToken, parse_added_token
 from edge.errors import EdgeError
 
 Merge = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class AddedToken:
-    """A token that is found in a text before anything is normalized, split or merged."""
-
-    id: int
-    text: str
-    is_special: bool
-    strips_spaces: bool
-    """Takes the white space beside it away."""
-    is_whole_word: bool
 
 
 @dataclass(frozen=True)
@@ -58,11 +47,11 @@ def read_tokenizer_json(path: Path) -> BytePairTokenizer:
         return BytePairTokenizer(
             path=path,
             vocabulary=_vocabulary(model["vocab"]),
-            merges=_merges(model["merges"]),
+            merges=_merges(model["merges"], model["vocab"]),
             byte_fallback=bool(model.get("byte_fallback")),
             ignores_merges=bool(model.get("ignore_merges")),
             unknown_token=model.get("unk_token"),
-            added_tokens=[_added_token(token) for token in content.get("added_tokens") or ()],
+            added_tokens=_added_tokens(content.get("added_tokens") or (), model["vocab"]),
             normalizer=content.get("normalizer"),
             pre_tokenizer=content.get("pre_tokenizer"),
             post_processor=content.get("post_processor"),
@@ -91,20 +80,17 @@ def _vocabulary(value: dict[str, int]) -> dict[str, int]:
     return value
 
 
-def _merges(values: Iterable[str | list[str]]) -> list[Merge]:
+def _merges(values: Iterable[str | list[str]], vocabulary: Container[str]) -> list[Merge]:
     """Merges as pairs: they are written as pairs, by earlier releases as both parts with a space between."""
     merges = []
     for value in values:
         left, right = value.split(" ") if isinstance(value, str) else value
+        if left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
+            raise ValueError(f"the merge of {left!r} and {right!r} is not of tokens")
         merges.append((left, right))
     return merges
 
 
-def _added_token(value: dict[str, Any]) -> AddedToken:
-    return AddedToken(
-        id=int(value["id"]),
-        text=str(value["content"]),
-        is_special=bool(value.get("special")),
-        strips_spaces=bool(value.get("lstrip") or value.get("rstrip")),
-        is_whole_word=bool(value.get("single_word")),
-    )
+def _added_tokens(values: Iterable[dict[str, Any]], vocabulary: dict[str, int]) -> list[AddedToken]:
+    """Added tokens; one that is in the vocabulary as well has its id there."""
+    return [parse_added_token(vocabulary.get(value["content"], int(value["id"])), value) for value in values]

@@ -1,0 +1,86 @@
+"""Added tokens, which are found in a text before anything is normalized, split or merged."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convert.text_rules import SPACE
+from convert.vocabulary import Token, TokenType
+from edge.errors import EdgeError
+
+_CONTROL_LOOK = re.compile(r"<([|｜]).*\1>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token beside the trained vocabulary, or one of it that is looked for first."""
+
+    id: int
+    text: str
+    is_special: bool
+    strips_spaces: bool = False
+    """Takes the white space beside it away."""
+    is_whole_word: bool = False
+
+    @property
+    def type(self) -> TokenType:
+        """How llama.cpp has to treat it: control tokens are found in trusted text only, user-defined ones in any.
+
+        Some checkpoints do not call the tokens that begin a chat turn special; still no user may write them.
+        """
+        if self.is_special or _CONTROL_LOOK.fullmatch(self.text):
+            return TokenType.CONTROL
+        return TokenType.USER_DEFINED
+
+
+def parse_added_token(number: int, value: Mapping[str, Any]) -> AddedToken:
+    """The record of a token as tokenizer.json and tokenizer_config.json describe it."""
+    return AddedToken(
+        id=number,
+        text=str(value["content"]),
+        is_special=bool(value.get("special")),
+        strips_spaces=bool(value.get("lstrip") or value.get("rstrip")),
+        is_whole_word=bool(value.get("single_word")),
+    )
+
+
+def read_added_tokens(directory: Path, tokenizer_config: Mapping[str, Any]) -> list[AddedToken]:
+    """The tokens added to a tokenizer.model, from added_tokens.json and tokenizer_config.json."""
+    path = directory / "added_tokens.json"
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        tokens = {int(number): AddedToken(int(number), str(text), is_special=False) for text, number in plain.items()}
+        for number, value in tokenizer_config.get("added_tokens_decoder", {}).items():
+            tokens[int(number)] = parse_added_token(int(number), value)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise EdgeError(
+            f"{directory} has added tokens that cannot be read: {error!r}.",
+            hint="See added_tokens.json, and added_tokens_decoder in tokenizer_config.json.",
+        ) from error
+    return list(tokens.values())
+
+
+def sentencepiece_token(token_type: TokenType, text: str, score: float) -> Token:
+    """A token of a vocabulary that writes spaces as U+2581.
+
+    llama.cpp compares user-defined tokens with the text as it came, and writes them as they are.
+    """
+    return Token(text.replace(SPACE, " ") if token_type is TokenType.USER_DEFINED else text, token_type, score)
+
+
+def added_token_limitations(added_tokens: Sequence[AddedToken]) -> Iterator[str]:
+    """What added tokens ask for and llama.cpp does not do, in words for a person."""
+    if strips := [token.text for token in added_tokens if token.strips_spaces]:
+        yield f"llama.cpp keeps the white space beside {_listed(strips)}, which the tokenizer takes away"
+    if words := [token.text for token in added_tokens if token.is_whole_word]:
+        yield f"llama.cpp finds {_listed(words)} within words as well"
+
+
+def _listed(texts: Sequence[str]) -> str:
+    shown = ", ".join(repr(text) for text in texts[:3])
+    return f"{shown} and {len(texts) - 3} more" if len(texts) > 3 else shown
