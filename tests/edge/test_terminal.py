@@ -55,10 +55,19 @@ class Done:
 
 def test_progress_into_a_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with byte_progress("Converting") as progress:
-        progress(Done(1, 2))
-        progress(Done(2, 2))
+        progress(Done(1_000_000_000, 2_350_000_000))
+        progress(Done(2_350_000_000, 2_350_000_000))
     captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "Converting ...\n")
+    assert (captured.out, captured.err) == ("", "Converting: 2.35 GB\n")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_work_that_was_not_needed_shows_no_progress(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = Terminal() if is_terminal else io.StringIO()
+    monkeypatch.setattr("sys.stderr", stderr)
+    with byte_progress("Converting"):
+        pass
+    assert stderr.getvalue() == ""
 
 
 class Terminal(io.StringIO):
