@@ -81,6 +81,9 @@ def _provenance(checkpoint: Checkpoint) -> Iterator[MetadataEntry]:
 
 
 def _sampling_defaults(checkpoint: Checkpoint) -> Iterator[MetadataEntry]:
+    if checkpoint.generation_config.get("do_sample") is False:
+        yield MetadataEntry("general.sampling.temp", ValueType.FLOAT32, 0.0)
+        return
     for name, (key, kind) in _SAMPLING_KEYS.items():
         value = checkpoint.generation_config.get(name)
         if is_number(value) and abs(value) <= LARGEST_INTEGER:

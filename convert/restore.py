@@ -55,6 +55,7 @@ def restore_checkpoint(gguf: Path, directory: Path) -> None:
         "config.json": config,
         "generation_config.json": {
             "_from_model_config": True,
+            "do_sample": False,  # a model of this size answers best with its likeliest words
             **{key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
         },
         "tokenizer.json": _tokenizer(source),

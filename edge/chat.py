@@ -123,5 +123,5 @@ class Chat:
         return next((index for index in later if self.messages[index].role == "user"), len(self.messages))
 
     def _tokens(self, message: Message, left_out: int) -> list[int]:
-        system = [Message("system", self.system)] if self.system else []
+        system = [] if self.system is None else [Message("system", self.system)]
         return self._engine.template.tokens([*system, *self.messages[left_out:], message], self._engine.vocab)

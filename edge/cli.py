@@ -157,7 +157,7 @@ def run(
         if raw:
             tokens = plain_tokens(question, engine.vocab)
         else:
-            messages = [Message("system", system)] if system else []
+            messages = [] if system is None else [Message("system", system)]
             tokens = engine.template.tokens([*messages, Message("user", question)], engine.vocab)
         request = Request(
             tuple(tokens),

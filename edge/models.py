@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from convert.pool import ProgressCallback
 
 DEFAULT_QUANTIZATION = "Q4_K_M"
-DEMO_QUANTIZATION = "Q8_0"
+DEMO_QUANTIZATION = "F16"  # so small a model loses its way when it is quantized further
 
 _DEMO = re.compile(r"demo(?::(?P<quantization>\w+))?")
 _HUB_NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?::(?P<quantization>\w+))?")

@@ -200,8 +200,8 @@ def test_demo_is_built_in_the_cache_and_converted_to_q8_0(
 ) -> None:
     path = resolve("demo", converter=converter)
     assert demo == [cache / "demo" / "SmolLM2-135M-Instruct"]
-    assert converter.calls == [(checkpoint, "Q8_0")]
-    assert path.name == "SmolLM2-135M-Instruct-Q8_0.gguf"
+    assert converter.calls == [(checkpoint, "F16")]
+    assert path.name == "SmolLM2-135M-Instruct-F16.gguf"
 
 
 def test_demo_takes_a_quantization_in_either_place(demo: list[Path], converter: FakeConverter) -> None:
