@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from convert.plan import ConversionPlan, FilePlan
-from convert.verify import ERROR_BOUNDS, Proof
+from convert.verify import Proof
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,7 +72,7 @@ def proof_document(proof: Proof) -> dict[str, Any]:
                 "tensor": error.name,
                 "type": error.type,
                 "relative_error": error.relative_error,
-                "bound": ERROR_BOUNDS[error.type],
+                "bound": error.bound,
             }
             for error in proof.errors
         ],
@@ -87,7 +87,7 @@ def proof_table(proof: Proof) -> Table:
         return table
     table = _table(f"{proof.path}: {_summary(proof)}; nearest to their bound:", "tensor", "type", "error", "bound")
     for error in proof.errors[:_WORST_SHOWN]:
-        table.add_row(error.name, error.type, f"{error.relative_error:.2e}", f"{ERROR_BOUNDS[error.type]:.0e}")
+        table.add_row(error.name, error.type, f"{error.relative_error:.2e}", f"{error.bound:.0e}")
     return table
 
 

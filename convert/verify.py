@@ -7,8 +7,7 @@ checkpoint, every tensor's error has to stay within what its type can do: a wron
 from __future__ import annotations
 
 import mmap
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,39 +20,14 @@ from convert.families import FAMILIES, Family, find_family
 from convert.hyperparameters import read_hyperparameters
 from convert.plan import TensorPlan, plan_tensors
 from convert.pool import ProgressCallback, work_through
+from convert.quantization_error import ERROR_BOUNDS, ErrorSums, TensorError
 from convert.shards import ShardMaps
 from convert.slabs import SLAB_ELEMENTS, Slab, read_slab, release_slab, slabs, source_bytes
 from edge.errors import EdgeError
 from edge.gguf_file import GGUFFile, TensorInfo, read_gguf
 from edge.llama.quantize import dequantize_rows, is_sound
 
-# Largest relative error |file - source| / |source| of a whole tensor. Rounding bounds the plain types; the block
-# types stay below half of their bound on normal weights, and a tensor that is not the source's is off by about 1.
-ERROR_BOUNDS = {
-    "F32": 0.0,
-    "F16": 1e-3,
-    "BF16": 4e-3,
-    "Q8_0": 0.02,
-    "Q6_K": 0.06,
-    "Q5_0": 0.12,
-    "Q5_1": 0.12,
-    "Q5_K": 0.10,
-    "Q4_K": 0.20,
-}
-
-
-@dataclass(frozen=True)
-class TensorError:
-    """How far a tensor of the file is from the checkpoint's: |file - source| / |source|."""
-
-    name: str
-    type: str
-    relative_error: float
-
-    @property
-    def share_of_bound(self) -> float:
-        bound = ERROR_BOUNDS[self.type]
-        return self.relative_error / bound if bound else float(self.relative_error > 0) * 2
+_OTHER_CHECKPOINT = "The file was made from another checkpoint."
 
 
 @dataclass(frozen=True)
@@ -100,8 +74,8 @@ def verify_against(
     family = find_family(checkpoint.architecture)
     shape = read_hyperparameters(checkpoint.config, tied_by_default=family.tied_by_default)
     planned = tuple(plan_tensors(family, shape, checkpoint.tensors))
-    _check_same_tensors(file, planned)
-    sums = _SquareSums()
+    _check_comparable(file, family, planned)
+    sums = ErrorSums()
     with ShardMaps() as maps, _MappedTensors(path) as mapped:
 
         def compare(slab: Slab) -> None:
@@ -111,7 +85,8 @@ def verify_against(
             _check_finite(encoded, rows)
             wanted = read_slab(slab, shape, maps)
             release_slab(slab, maps)
-            sums.add(tensor.name, wanted, dequantize_rows(encoded, tensor.type, slab.tensor.columns))
+            found = dequantize_rows(encoded, tensor.type, slab.tensor.columns)
+            sums.add(tensor.name, tensor.type, slab.first, wanted, found)
 
         work_through(
             (slab for tensor in planned for slab in slabs(tensor, shape)),
@@ -121,35 +96,27 @@ def verify_against(
             total_bytes=sum(tensor.source.n_bytes for tensor in planned if tensor.source),
             progress=progress,
         )
-    errors = sorted(sums.errors(file), key=lambda error: error.share_of_bound, reverse=True)
+    errors = sums.by_tensor()
+    _refuse_errors(path, errors)
+    return Proof(path, len(file.tensors), file.file_bytes, family.name, source, errors)
+
+
+def _refuse_errors(path: Path, errors: Sequence[TensorError]) -> None:
+    """EdgeError for the worst of the errors if it is out of bounds, or for a block that is."""
     worst = errors[0]
     if worst.share_of_bound > 1:
         raise EdgeError(
             f"{path}: the tensor {worst.name!r} ({worst.type}) is off by {worst.relative_error:.3g} of its size;"
-            f" {ERROR_BOUNDS[worst.type]:.3g} is the limit.",
-            hint="The file was not made from this checkpoint, or is damaged: convert it again.",
+            f" {worst.bound:.3g} is the limit.",
+            hint="The file was not made from this checkpoint or is damaged: convert it again.",
         )
-    return Proof(path, len(file.tensors), file.file_bytes, family.name, source, tuple(errors))
-
-
-class _SquareSums:
-    """Squared norms of tensors and of their differences, summed over slabs from several threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._sums: dict[str, tuple[float, float]] = {}
-
-    def add(self, name: str, wanted: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> None:
-        difference = found - wanted
-        off, size = float(np.vdot(difference, difference)), float(np.vdot(wanted, wanted))
-        with self._lock:
-            before = self._sums.get(name, (0.0, 0.0))
-            self._sums[name] = (before[0] + off, before[1] + size)
-
-    def errors(self, file: GGUFFile) -> Iterator[TensorError]:
-        for name, (off, size) in self._sums.items():
-            error = float(np.sqrt(off / size)) if size else float(off > 0)
-            yield TensorError(name, file.tensors[name].type.name, error)
+    damaged = next((error for error in errors if error.damaged_row is not None), None)
+    if damaged:
+        raise EdgeError(
+            f"{path}: the tensor {damaged.name!r} is off by more than {damaged.type} rounds, in row"
+            f" {damaged.damaged_row}.",
+            hint="The file is damaged: convert it again.",
+        )
 
 
 @dataclass(frozen=True)
@@ -214,8 +181,13 @@ def _check_finite(encoded: npt.NDArray[np.uint8], rows: _Rows) -> None:
         )
 
 
-def _check_same_tensors(file: GGUFFile, planned: tuple[TensorPlan, ...]) -> None:
-    """Both sides must have the same tensors in the same shapes."""
+def _check_comparable(file: GGUFFile, family: Family, planned: Sequence[TensorPlan]) -> None:
+    """Both sides must have the same tensors in the same shapes, of types whose errors are known."""
+    if file.architecture != family.gguf_name:
+        raise EdgeError(
+            f"{file.path} is of the architecture {file.architecture!r}; the checkpoint makes {family.gguf_name!r}.",
+            hint=_OTHER_CHECKPOINT,
+        )
     wanted = {tensor.name: tuple(reversed(tensor.shape)) for tensor in planned}
     found = {name: tensor.shape for name, tensor in file.tensors.items()}
     for name in sorted(wanted.keys() | found.keys()):
@@ -223,7 +195,13 @@ def _check_same_tensors(file: GGUFFile, planned: tuple[TensorPlan, ...]) -> None
             raise EdgeError(
                 f"{file.path}: the tensor {name!r} has shape {_shown(found.get(name))};"
                 f" the checkpoint makes it {_shown(wanted.get(name))}.",
-                hint="The file was made from another checkpoint.",
+                hint=_OTHER_CHECKPOINT,
+            )
+        kind = file.tensors[name].type.name
+        if kind not in ERROR_BOUNDS:
+            raise EdgeError(
+                f"{file.path}: the tensor {name!r} is of type {kind}, whose rounding is not known.",
+                hint=f"Known are: {', '.join(ERROR_BOUNDS)}.",
             )
 
 
@@ -263,7 +241,7 @@ def _sizes(file: GGUFFile, family: Family) -> Mapping[str, int]:
         return stored
 
     heads, hidden = value("attention.head_count"), value("embedding_length")
-    head_dim = value("attention.key_length", hidden // heads)
+    head_dim = value("attention.key_length", hidden // max(heads, 1))
     tokens = cast(Any, file.metadata.get("tokenizer.ggml.tokens", ()))
     return {
         "layers": value("block_count"),

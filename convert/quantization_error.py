@@ -1,0 +1,114 @@
+"""How far encoded tensors may be from their source, and how far they are.
+
+Knows types and numbers; which tensor stands for which, and where they are read, is for `convert.verify`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.gguf_format import TensorType
+
+Floats = npt.NDArray[np.float32]
+
+SMALLEST_FLOAT16 = 2.0**-24
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Largest errors |file - source| / |source| that a type's rounding makes: of a whole tensor, and of one block.
+
+    A block of values near zero is off by more, since its float16 scale has a smallest step: `scale_multiple` is the
+    largest number by which the scale is multiplied.
+    """
+
+    tensor: float
+    block: float
+    scale_multiple: int = 0
+
+
+# The block types stay below half of the tensor's bound on normal weights, and a tensor that is not the source's is off
+# by about 1. The worst blocks that could be found reach 0.6 of the block's bound.
+ERROR_BOUNDS = {
+    "F32": Bounds(0.0, 0.0),
+    "F16": Bounds(1e-3, 1e-3, 1),
+    "BF16": Bounds(4e-3, 4e-3),
+    "Q8_0": Bounds(0.025, 0.05, 127),
+    "Q6_K": Bounds(0.06, 0.15, 127 * 32),
+    "Q5_0": Bounds(0.12, 0.30, 16),
+    "Q5_1": Bounds(0.12, 0.30, 31),
+    "Q5_K": Bounds(0.10, 0.25, 63 * 31),
+    "Q4_K": Bounds(0.20, 0.40, 63 * 15),
+}
+
+
+@dataclass(frozen=True)
+class TensorError:
+    """How far a tensor of the file is from the checkpoint's: |file - source| / |source|."""
+
+    name: str
+    type: str
+    relative_error: float
+    damaged_row: int | None = None
+    """The first row with a block that is off by more than the type's rounding."""
+
+    @property
+    def bound(self) -> float:
+        return ERROR_BOUNDS[self.type].tensor
+
+    @property
+    def share_of_bound(self) -> float:
+        return self.relative_error / self.bound if self.bound else float(self.relative_error > 0) * 2
+
+
+def damaged_blocks(wanted: Floats, found: Floats, kind: TensorType) -> npt.NDArray[np.intp]:
+    """The numbers of the blocks that are off by more than the type's rounding; a plain type's block is one value."""
+    bounds = ERROR_BOUNDS[kind.name]
+    near_zero = np.float32(kind.block_elements * (bounds.scale_multiple * SMALLEST_FLOAT16) ** 2)
+    largest = bounds.block**2 * _block_squares(wanted, kind) + near_zero
+    return np.flatnonzero(_block_squares(found - wanted, kind) > largest)
+
+
+class ErrorSums:
+    """Errors of tensors that come slab by slab, from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._types: dict[str, str] = {}
+        self._squares: dict[str, tuple[float, float]] = {}
+        self._damaged_rows: dict[str, int] = {}
+
+    def add(self, name: str, kind: TensorType, first_row: int, wanted: Floats, found: Floats) -> None:
+        """Take in a slab, float32 [rows, columns], that starts at a row of the tensor."""
+        difference = found - wanted
+        off, size = float(np.vdot(difference, difference)), float(np.vdot(wanted, wanted))
+        damaged = damaged_blocks(wanted, found, kind)
+        with self._lock:
+            before = self._squares.get(name, (0.0, 0.0))
+            self._squares[name] = (before[0] + off, before[1] + size)
+            self._types[name] = kind.name
+            if len(damaged):
+                row = first_row + int(damaged[0]) * kind.block_elements // wanted.shape[1]
+                self._damaged_rows[name] = min(row, self._damaged_rows.get(name, row))
+
+    def by_tensor(self) -> tuple[TensorError, ...]:
+        """The error of each tensor, the nearest to its bound first."""
+        errors = []
+        for name, (off, size) in self._squares.items():
+            relative = math.sqrt(off / size) if 0 < size < math.inf else math.inf if off else 0.0
+            errors.append(TensorError(name, self._types[name], relative, self._damaged_rows.get(name)))
+        return tuple(sorted(errors, key=lambda error: error.share_of_bound, reverse=True))
+
+
+def _block_squares(values: Floats, kind: TensorType) -> Floats:
+    """The sum of squares of each block; infinite where a damaged value is too large to be squared."""
+    with np.errstate(over="ignore"):
+        if kind.block_elements == 1:
+            return np.square(values.reshape(-1))
+        blocks = values.reshape(-1, kind.block_elements)
+        return np.asarray(np.einsum("ij,ij->i", blocks, blocks))
