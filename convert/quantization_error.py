@@ -80,7 +80,7 @@ class ErrorSums:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._types: dict[str, str] = {}
-        self._squares: dict[str, tuple[float, float]] = {}
+        self._squares: dict[str, list[tuple[float, float]]] = {}
         self._damaged_rows: dict[str, int] = {}
 
     def add(self, name: str, kind: TensorType, first_row: int, wanted: Floats, found: Floats) -> None:
@@ -89,20 +89,20 @@ class ErrorSums:
         off, size = float(np.vdot(difference, difference)), float(np.vdot(wanted, wanted))
         damaged = damaged_blocks(wanted, found, kind)
         with self._lock:
-            before = self._squares.get(name, (0.0, 0.0))
-            self._squares[name] = (before[0] + off, before[1] + size)
+            self._squares.setdefault(name, []).append((off, size))
             self._types[name] = kind.name
             if len(damaged):
                 row = first_row + int(damaged[0]) * kind.block_elements // wanted.shape[1]
                 self._damaged_rows[name] = min(row, self._damaged_rows.get(name, row))
 
     def by_tensor(self) -> tuple[TensorError, ...]:
-        """The error of each tensor, the nearest to its bound first."""
+        """The error of each tensor, the nearest to its bound first; the same in whatever order slabs came."""
         errors = []
-        for name, (off, size) in self._squares.items():
+        for name, squares in self._squares.items():
+            off, size = (math.fsum(column) for column in zip(*squares, strict=True))
             relative = math.sqrt(off / size) if 0 < size < math.inf else math.inf if off else 0.0
             errors.append(TensorError(name, self._types[name], relative, self._damaged_rows.get(name)))
-        return tuple(sorted(errors, key=lambda error: error.share_of_bound, reverse=True))
+        return tuple(sorted(errors, key=lambda error: (-error.share_of_bound, error.name)))
 
 
 def _block_squares(values: Floats, kind: TensorType) -> Floats:

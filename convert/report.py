@@ -1,4 +1,7 @@
-"""What the convert and verify commands print: as JSON documents and as tables."""
+"""What the convert and verify commands print: as JSON documents, and as lines for people.
+
+A path stands on a line of its own and is never cut, so that it can be copied from any terminal.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from convert.plan import ConversionPlan, FilePlan
 from convert.verify import Proof
+from edge.tables import cell, table
 
 if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
     from rich.table import Table
 
 _WORST_SHOWN = 5
@@ -35,29 +40,9 @@ def plan_document(plan: ConversionPlan) -> dict[str, Any]:
     }
 
 
-def plan_table(plan: ConversionPlan) -> Table:
-    title = f"{plan.family.name}: {plan.parameter_count:,} parameters in {len(plan.tensors)} tensors"
-    table = _table(title, "file", "bytes", "bits/weight", "tensor types")
-    for file in plan.files:
-        counts = ", ".join(f"{count} {name}" for name, count in _type_counts(file).items())
-        table.add_row(str(file.path), f"{file.file_bytes:,}", f"{_bits_per_weight(plan, file):.2f}", counts)
-    return table
-
-
 def result_document(plan: ConversionPlan, proofs: Sequence[Proof]) -> dict[str, Any]:
     """A plan that was carried out, and the proof of each file that was read back."""
     return {**plan_document(plan), "proofs": [proof_document(proof) for proof in proofs]}
-
-
-def result_table(plan: ConversionPlan, proofs: Sequence[Proof]) -> Table:
-    """One row a file: its size, and the tensor that came nearest to its type's error bound."""
-    table = _table("", "file", "bytes", "bits/weight", "proof")
-    checked = {proof.path: proof for proof in proofs}
-    for file in plan.files:
-        proof = checked.get(file.path)
-        size, bits = f"{file.file_bytes:,}", f"{_bits_per_weight(plan, file):.2f}"
-        table.add_row(str(file.path), size, bits, _summary(proof) if proof else "not read back")
-    return table
 
 
 def proof_document(proof: Proof) -> dict[str, Any]:
@@ -79,16 +64,51 @@ def proof_document(proof: Proof) -> dict[str, Any]:
     }
 
 
-def proof_table(proof: Proof) -> Table:
-    """The tensors that came nearest to their bounds."""
-    if not proof.errors:
-        table = _table("", "file", "bytes", "proof")
-        table.add_row(str(proof.path), f"{proof.file_bytes:,}", _summary(proof))
-        return table
-    table = _table(f"{proof.path}: {_summary(proof)}; nearest to their bound:", "tensor", "type", "error", "bound")
+def render_plan(plan: ConversionPlan) -> Group:
+    """What would be written: each file with its exact size and the types of its tensors."""
+    title = f"{plan.family.name}: {plan.parameter_count:,} parameters in {len(plan.tensors)} tensors"
+    lines: list[RenderableType] = [cell(title, "bold")]
+    for file in plan.files:
+        counts = ", ".join(f"{count} {name}" for name, count in _type_counts(file).items())
+        lines += _entry(str(file.path), f"{_size(plan, file)}: {counts}")
+    return _group(lines)
+
+
+def render_result(plan: ConversionPlan, proofs: Sequence[Proof]) -> Group:
+    """What was written: each file with its size, and the tensor that came nearest to its type's error bound."""
+    checked = {proof.path: proof for proof in proofs}
+    lines: list[RenderableType] = []
+    for file in plan.files:
+        proof = checked.get(file.path)
+        lines += _entry(str(file.path), _size(plan, file), _summary(proof) if proof else "not read back")
+    return _group(lines)
+
+
+def render_proof(proof: Proof) -> Group:
+    """What was proven of a file; with a source, the tensors that came nearest to their bounds."""
+    lines = _entry(str(proof.path), f"{proof.file_bytes:,} bytes", _summary(proof))
+    return _group([*lines, "", _worst_errors(proof)] if proof.errors else lines)
+
+
+def _worst_errors(proof: Proof) -> Table:
+    worst = table(
+        "Nearest to their bounds", ("Tensor", "left"), ("Type", "left"), ("Error", "right"), ("Bound", "right")
+    )
     for error in proof.errors[:_WORST_SHOWN]:
-        table.add_row(error.name, error.type, f"{error.relative_error:.2e}", f"{error.bound:.0e}")
-    return table
+        worst.add_row(cell(error.name), error.type, f"{error.relative_error:.2e}", f"{error.bound:.2g}")
+    return worst
+
+
+def _entry(path: str, *details: str) -> list[RenderableType]:
+    from rich.padding import Padding
+
+    return [cell(path), *(Padding(cell(detail), (0, 0, 0, 2), expand=False) for detail in details)]
+
+
+def _group(lines: Sequence[RenderableType]) -> Group:
+    from rich.console import Group
+
+    return Group(*lines)
 
 
 def _summary(proof: Proof) -> str:
@@ -102,19 +122,13 @@ def _summary(proof: Proof) -> str:
     return f"{proof.tensor_count} tensors, {completeness}, all finite"
 
 
+def _size(plan: ConversionPlan, file: FilePlan) -> str:
+    return f"{file.file_bytes:,} bytes, {_bits_per_weight(plan, file):.2f} bits per weight"
+
+
 def _type_counts(file: FilePlan) -> dict[str, int]:
     return dict(Counter(kind.name for kind in file.types.values()).most_common())
 
 
 def _bits_per_weight(plan: ConversionPlan, file: FilePlan) -> float:
     return 8 * (file.file_bytes - len(file.header)) / plan.parameter_count
-
-
-def _table(title: str, *columns: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE, title=title, title_justify="left", title_style="")
-    for column in columns:
-        table.add_column(column, justify="right" if column in ("bytes", "bits/weight", "error", "bound") else "left")
-    return table

@@ -70,22 +70,23 @@ def convert(
 ) -> None:
     """Convert a checkpoint to GGUF, in one pass for all quantizations."""
     from convert import report
-    from convert.pipeline import convert_checkpoint, plan_checkpoint
+    from convert.pipeline import plan_checkpoint
     from convert.verify import verify_against
+    from convert.write import write_files
     from edge.terminal import byte_progress
 
     quantizations = [name.strip() for name in quant.split(",") if name.strip()]
     planned = plan_checkpoint(source, quantizations, out, force=force)
     if plan:
-        _print_result(report.plan_document(planned), report.plan_table(planned), as_json)
+        _print_result(report.plan_document(planned), report.render_plan(planned), as_json)
         return
     with byte_progress(f"Converting to {', '.join(quantizations)}") as progress:
-        paths = convert_checkpoint(source, quantizations, out, threads=threads, force=force, progress=progress)
+        paths = write_files(planned, threads=threads, progress=progress)
     proofs = []
-    if not no_verify:
-        with byte_progress("Reading back") as progress:
-            proofs = [verify_against(path, source, progress=progress) for path in paths]
-    _print_result(report.result_document(planned, proofs), report.result_table(planned, proofs), as_json)
+    for path in [] if no_verify else paths:
+        with byte_progress(f"Reading back {path.name}") as progress:
+            proofs.append(verify_against(path, source, threads=threads, progress=progress))
+    _print_result(report.result_document(planned, proofs), report.render_result(planned, proofs), as_json)
 
 
 @app.command()
@@ -103,7 +104,7 @@ def verify(
 
     with byte_progress("Verifying") as progress:
         proof = verify_against(file, against, progress=progress) if against else verify_file(file, progress=progress)
-    _print_result(report.proof_document(proof), report.proof_table(proof), as_json)
+    _print_result(report.proof_document(proof), report.render_proof(proof), as_json)
 
 
 @app.command()
@@ -226,7 +227,7 @@ def _print_result(document: Any, renderables: Any, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    console = Console()
+    console = Console(soft_wrap=not sys.stdout.isatty())  # in a pipe, no line is broken or cut
     for renderable in renderables if isinstance(renderables, list) else [renderables]:
         console.print(renderable)
 

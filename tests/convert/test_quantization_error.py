@@ -169,6 +169,21 @@ def test_error_is_relative_to_the_whole_tensor() -> None:
     assert error.share_of_bound == pytest.approx(error.relative_error / 0.2)
 
 
+def test_errors_do_not_depend_on_the_order_of_slabs() -> None:
+    kind, random = TENSOR_TYPES["Q8_0"], np.random.default_rng(3)
+    slabs = [(name, random.random((1, 32), np.float32)) for name in "abc" * 40]
+    results = set()
+    for order in (1, -1):
+        sums = ErrorSums()
+        for name, values in slabs[::order]:
+            sums.add(name, kind, 0, values, values * np.float32(1.01))
+        sums.add("z", kind, 0, slabs[0][1], slabs[0][1])
+        sums.add("y", kind, 0, slabs[0][1], slabs[0][1])
+        results.add(sums.by_tensor())
+    assert len(results) == 1
+    assert [error.name for error in results.pop()][3:] == ["y", "z"]
+
+
 def test_anything_but_zero_for_zeros_is_infinitely_wrong() -> None:
     zeros = np.zeros((1, 32), np.float32)
     sums = ErrorSums()
