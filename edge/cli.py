@@ -18,7 +18,7 @@ from edge.errors import EdgeError
 if TYPE_CHECKING:
     from edge.constraint import Constraint
     from edge.engine import Engine
-    from edge.request import Completion
+    from edge.request import Completion, Request
     from edge.settings import SamplingSettings
 
 app = typer.Typer(
@@ -152,6 +152,10 @@ def run(
     from edge.prompt import Message, plain_tokens
     from edge.request import Request
 
+    if raw and system is not None:
+        raise EdgeError(
+            "--raw continues the prompt as it is: there is no place for --system.", hint="Leave one of them out."
+        )
     constraint = _constraint(schema, regex, grammar)
     question = _prompt_text(prompt)
     with _open(model, context, threads, quant) as engine:
@@ -166,12 +170,7 @@ def run(
             max_tokens=max_tokens,
             constraint=constraint,
         )
-        if as_json:
-            print(json.dumps(_completion_document(engine.submit(request).result()), ensure_ascii=False, indent=2))
-            return
-        for piece in engine.submit(request).text():
-            print(piece, end="", flush=True)
-        print()
+        _answer(engine, request, as_json)
 
 
 @app.command()
@@ -242,10 +241,11 @@ def _constraint(schema: Path | None, regex: str | None, grammar: Path | None) ->
     from edge.constraint import Constraint
     from edge.terminal import decode_utf8
 
-    given = [name for name, value in (("--schema", schema), ("--regex", regex), ("--grammar", grammar)) if value]
+    options = {"--schema": schema, "--regex": regex, "--grammar": grammar}
+    given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise EdgeError(f"{' and '.join(given)} exclude each other.", hint="Give one constraint.")
-    if regex:
+    if regex is not None:
         return Constraint.regex(regex)
     path = schema or grammar
     if path is None:
@@ -266,6 +266,28 @@ def _open(model: str, context: int | None, threads: int | None, quantization: st
     with byte_progress("Converting") as progress:
         path = resolve(model, quantization=quantization, progress=progress)
     return Engine(path, ModelSettings(context_tokens=context, threads=threads))
+
+
+def _answer(engine: Engine, request: Request, as_json: bool) -> None:
+    """Print the answer, as it comes or as one document. EdgeError if it was cut off before it met its constraint."""
+    from edge.request import FinishEvent
+
+    stream = engine.submit(request)
+    if as_json:
+        completion = stream.result()
+        print(json.dumps(_completion_document(completion), ensure_ascii=False, indent=2))
+        is_cut_off = completion.finish_reason == "length"
+    else:
+        is_cut_off = False
+        for event in stream:
+            print(event.text, end="", flush=True)
+            is_cut_off = isinstance(event, FinishEvent) and event.reason == "length"
+        print()
+    if is_cut_off and request.constraint:
+        raise EdgeError(
+            "The answer was cut off at the token limit, so it may not meet its constraint.",
+            hint="Allow more with --max-tokens, or bound what may be long: maxLength, maxItems, additionalProperties.",
+        )
 
 
 def _sampling(engine: Engine, temperature: float | None, seed: int | None) -> SamplingSettings:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from edge.errors import EdgeError
 from edge.prompt import PromptTemplate
-from edge.request import Event, FinishEvent, Request, Timing, TokenEvent, Usage
+from edge.request import Event, FinishEvent, FinishReason, Request, Timing, TokenEvent, Usage
 from edge.settings import SamplingSettings
 from edge.stream import Stream
 from tests.edge.toy_vocabulary import ToyVocabulary
@@ -23,7 +23,7 @@ class FakeEngine:
     """Answers requests with what it was told to, one token for each word, and remembers them.
 
     Prompts are ChatML with one token for each character. An EdgeError among the answers refuses the request. Without
-    any answers left it says "ok". `before_token` is called with each word on its way.
+    any answers left it says "ok". Requests may limit their tokens. `before_token` is called with each word on its way.
     """
 
     def __init__(self, answers: Iterable[Answer] = (), *, context_tokens: int = 4096) -> None:
@@ -61,7 +61,8 @@ class FakeStream:
 
     def __init__(self, words: list[str], request: Request, before_token: Callable[[str], None]) -> None:
         self.is_cancelled = False
-        self._words = deque(words)
+        self._words = deque(words[: request.max_tokens])
+        self._end: FinishReason = "stop" if len(self._words) == len(words) else "length"
         self._request = request
         self._before_token = before_token
         self._made = 0
@@ -77,7 +78,7 @@ class FakeStream:
             if not self._is_finished:
                 self._is_finished = True
                 usage = Usage(len(self._request.prompt_tokens), 0, self._made)
-                yield FinishEvent("", "cancelled" if self.is_cancelled else "stop", usage, TIMING)
+                yield FinishEvent("", "cancelled" if self.is_cancelled else self._end, usage, TIMING)
         finally:
             self.is_cancelled = True
 
