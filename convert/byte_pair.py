@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers.models import BPE
 
-from convert.added_tokens import AddedToken, added_token_limitations, sentencepiece_token
+from convert.added_tokens import added_token_limitations, sentencepiece_token
 from convert.merge_scores import scores_of_merges
 from convert.pretokenizers import PreTokenizer, recognize_pre_tokenizer
 from convert.text_rules import SPACE, byte_level_rules, spaced_rules
@@ -43,7 +43,8 @@ def byte_fallback_pieces(file: BytePairTokenizer) -> Pieces:
     rules = spaced_rules(file.normalizer, file.pre_tokenizer)
     check_bytes(file.path, file.vocabulary)
     token_ids = file.token_ids()
-    scores = scores_of_merges(file.merges, token_ids.keys())
+    found_first = _found_before_merging(file)
+    scores = scores_of_merges(file.merges, token_ids.keys() - found_first)
     worst = -float(len(file.merges))
     tokens = {
         number: Token(
@@ -52,7 +53,8 @@ def byte_fallback_pieces(file: BytePairTokenizer) -> Pieces:
         for text, number in file.vocabulary.items()
     }
     for added in file.added_tokens:
-        tokens[added.id] = _added_piece(added, scores.get(added.text), worst)
+        if added.type is TokenType.CONTROL or added.text in found_first:
+            tokens[added.id] = sentencepiece_token(added.type, added.text, worst)
     unknown = file.unknown_token or ""
     if unknown in token_ids:
         tokens[token_ids[unknown]] = Token(unknown, TokenType.UNKNOWN, worst)
@@ -100,8 +102,12 @@ def check_bytes(path: Path, texts: Container[str]) -> None:
             )
 
 
-def _added_piece(added: AddedToken, score: float | None, worst: float) -> Token:
-    """An added token; one with spaces that merges lead to as well, like Gemma's runs of spaces, is left to them."""
-    if added.type is TokenType.USER_DEFINED and SPACE in added.text and score is not None:
-        return Token(added.text, TokenType.NORMAL, score)
-    return sentencepiece_token(added.type, added.text, worst if score is None else score)
+def _found_before_merging(file: BytePairTokenizer) -> set[str]:
+    """Added tokens that no merge can meet, because llama.cpp finds them in a text first.
+
+    Those with spaces that merges lead to as well, like Gemma's runs of spaces, are left to the merges: the tokenizer
+    looks for them in texts with U+2581, where there are none.
+    """
+    made = {left + right for left, right in file.merges}
+    ordinary = (token.text for token in file.added_tokens if token.type is TokenType.USER_DEFINED)
+    return {text for text in ordinary if not (SPACE in text and text in made)}

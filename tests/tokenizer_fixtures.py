@@ -25,6 +25,7 @@ from tests.hard_text import HARD_TEXT
 
 GUARD = "\ufdd0"
 END = "<|endoftext|>"
+PIECES = 1500
 
 
 def checkpoint(
@@ -93,8 +94,8 @@ def sentencepiece_model(**settings: Any) -> bytes:
     writer = io.BytesIO()
     plain: dict[str, Any] = {
         "model_type": "bpe",
-        "vocab_size": 1000,
-        "character_coverage": 0.9,
+        "vocab_size": PIECES,
+        "character_coverage": 0.98,
         "byte_fallback": True,
         "normalization_rule_name": "identity",
         "remove_extra_whitespaces": False,
