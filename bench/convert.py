@@ -21,7 +21,7 @@ from pathlib import Path
 from bench.convert_checkpoint import SHAPES
 from bench.convert_report import Result, Round, SideRun, print_table, result_document
 from bench.convert_sides import Case, Converter, Side, sides_of, step_of, verify_step
-from bench.process import run_measured
+from bench.process import DISK_BLOCK_BYTES, run_measured
 from convert.checkpoint import Checkpoint, read_checkpoint
 from edge.devices import read_cores
 from edge.errors import EdgeError
@@ -107,8 +107,14 @@ def _run_side(side: Side, directory: Path) -> SideRun:
         measurement = run_measured(step.command, folder=side.folder, environment=environment)
         note(f"    {step.name}: {measurement.wall_seconds:.1f} s")
         steps.append((step.name, measurement))
-    output_bytes = sum(path.stat().st_size for path in side.outputs)
-    return SideRun(side.name, tuple(steps), output_bytes, source_rate)
+    sizes = [path.stat() for path in side.outputs]
+    return SideRun(
+        name=side.name,
+        steps=tuple(steps),
+        output_bytes=sum(size.st_size for size in sizes),
+        output_disk_bytes=sum(size.st_blocks * DISK_BLOCK_BYTES for size in sizes),
+        source_read_rate=source_rate,
+    )
 
 
 @contextmanager

@@ -23,6 +23,8 @@ class SideRun:
     name: str
     steps: tuple[tuple[str, Measurement], ...]
     output_bytes: int
+    output_disk_bytes: int
+    """What the outputs take on the disk, whose blocks are larger than their last bytes."""
     source_read_rate: float
 
     @property
@@ -36,7 +38,7 @@ class SideRun:
     @property
     def temporary_bytes(self) -> int:
         """What lay on the disk at the worst moment and is no result."""
-        return max(0, max(measurement.peak_disk_bytes for _, measurement in self.steps) - self.output_bytes)
+        return max(0, max(measurement.peak_disk_bytes for _, measurement in self.steps) - self.output_disk_bytes)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from edge.errors import EdgeError
 
+DISK_BLOCK_BYTES = 512
+"""The unit of st_blocks, whatever the file system's own is. Source: POSIX, sys/stat.h"""
+
 _LAUNCH = Path(__file__).with_name("launch.py")
 _SAMPLE_SECONDS = 0.02
 _ERROR_LINES = 12
@@ -92,7 +95,7 @@ def disk_bytes(folder: Path) -> int:
     for parent, _, names in os.walk(folder):
         for name in names:
             try:
-                total += os.stat(os.path.join(parent, name)).st_blocks * 512  # noqa: PTH116, PTH118 - sampled often
+                total += os.stat(os.path.join(parent, name)).st_blocks * DISK_BLOCK_BYTES  # noqa: PTH116, PTH118 - sampled often
             except OSError:
                 continue  # it went away between the two calls
     return total

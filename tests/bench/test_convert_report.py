@@ -15,9 +15,9 @@ def measurement(wall_seconds: float, *, rss: int = 100, disk: int = 0) -> Measur
 
 
 def one_round(ours_seconds: float) -> Round:
-    ours = SideRun(OURS, (("convert", measurement(ours_seconds, rss=90, disk=50)),), 50 * MEGABYTE, 1e9)
+    ours = SideRun(OURS, (("convert", measurement(ours_seconds, rss=90, disk=50)),), 50 * MEGABYTE, 50 * MEGABYTE, 1e9)
     steps = (("write BF16", measurement(2, rss=95, disk=200)), ("quantize Q8_0", measurement(8, rss=700, disk=250)))
-    anchor = SideRun(ANCHOR, steps, 50 * MEGABYTE, 1e9)
+    anchor = SideRun(ANCHOR, steps, 50 * MEGABYTE, 50 * MEGABYTE, 1e9)
     return Round((ours, anchor), read_back=measurement(1.5), disk_write_rate=4e8)
 
 
@@ -79,4 +79,4 @@ def test_the_summary_says_the_ratio_and_what_it_leaves_out(result: Result) -> No
 
 def test_disk_below_the_size_of_the_results_is_no_temporary_disk() -> None:
     run = one_round(3).sides[0]
-    assert replace(run, output_bytes=60 * MEGABYTE).temporary_bytes == 0
+    assert replace(run, output_disk_bytes=60 * MEGABYTE).temporary_bytes == 0
