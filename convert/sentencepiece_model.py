@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from convert.vocabulary import TokenType
 from edge.errors import EdgeError
 
 # Field numbers of ModelProto and of the messages in it
@@ -23,7 +24,6 @@ _CHARSMAP, _ADD_DUMMY_PREFIX, _REMOVE_EXTRA_WHITESPACES, _ESCAPE_WHITESPACES = 2
 
 _BPE = 2
 _MODEL_TYPES = {1: "Unigram", _BPE: "BPE", 3: "word", 4: "character"}
-_NORMAL_PIECE = 1
 
 _VARINT, _EIGHT_BYTES, _LENGTH_DELIMITED, _FOUR_BYTES = 0, 1, 2, 5
 
@@ -32,11 +32,11 @@ Fields = dict[int, int | bytes]
 
 @dataclass(frozen=True)
 class SentencePiece:
-    """A piece; `type` has the numbers of llama.cpp's token types, which were taken from here."""
+    """A piece. llama.cpp's token types have the numbers of SentencePiece's."""
 
     text: str
     score: float
-    type: int
+    type: TokenType
 
 
 @dataclass(frozen=True)
@@ -55,33 +55,33 @@ def read_sentencepiece_model(path: Path) -> SentencePieceModel:
     try:
         content = path.read_bytes()
         pieces = [_piece(message) for message in _messages(content, _PIECES)]
+        if not pieces:
+            raise ValueError("it has no pieces")
         trainer = _merged(_messages(content, _TRAINER_SPEC))
         normalizer = _merged(_messages(content, _NORMALIZER_SPEC))
+        _check_reproducible(path, trainer, normalizer)
+        return SentencePieceModel(
+            pieces=pieces,
+            role_ids=dict(_role_ids(trainer, len(pieces))),
+            add_dummy_prefix=bool(_number(normalizer, _ADD_DUMMY_PREFIX, 1)),
+        )
     except (OSError, ValueError, struct.error) as error:
         raise EdgeError(f"{path} is not a SentencePiece model: {error}.", hint="Download the file again.") from error
-    if not pieces:
-        raise EdgeError(f"{path} is not a SentencePiece model: it has no pieces.", hint="Download the file again.")
-    _check_reproducible(path, trainer, normalizer)
-    return SentencePieceModel(
-        pieces=pieces,
-        role_ids=dict(_role_ids(trainer, len(pieces))),
-        add_dummy_prefix=bool(normalizer.get(_ADD_DUMMY_PREFIX, True)),
-    )
 
 
 def _check_reproducible(path: Path, trainer: Fields, normalizer: Fields) -> None:
-    model_type = trainer.get(_MODEL_TYPE, 1)
+    model_type = _number(trainer, _MODEL_TYPE, 1)
     if model_type != _BPE:
-        name = _MODEL_TYPES.get(int(model_type), str(model_type))
+        name = _MODEL_TYPES.get(model_type, str(model_type))
         raise EdgeError(f"{path} holds a SentencePiece {name} model, which cannot be converted.", hint="BPE can.")
     reason = None
     if normalizer.get(_CHARSMAP):
         reason = "replaces characters before merging"
-    elif normalizer.get(_REMOVE_EXTRA_WHITESPACES, True):
+    elif _number(normalizer, _REMOVE_EXTRA_WHITESPACES, 1):
         reason = "takes repeated spaces away"
-    elif not normalizer.get(_ESCAPE_WHITESPACES, True):
+    elif not _number(normalizer, _ESCAPE_WHITESPACES, 1):
         reason = "keeps spaces as spaces"
-    elif trainer.get(_WHITESPACE_AS_SUFFIX):
+    elif _number(trainer, _WHITESPACE_AS_SUFFIX, 0):
         reason = "puts the space behind a word"
     if reason:
         raise EdgeError(
@@ -92,8 +92,8 @@ def _check_reproducible(path: Path, trainer: Fields, normalizer: Fields) -> None
 
 def _role_ids(trainer: Fields, piece_count: int) -> Iterator[tuple[str, int]]:
     for role, (field, default) in _ROLE_FIELDS.items():
-        number = trainer.get(field, default)
-        if isinstance(number, int) and 0 <= number < piece_count:  # negative ones are huge when read as unsigned
+        number = _number(trainer, field, default)
+        if 0 <= number < piece_count:  # negative ones are huge, because they are read as unsigned
             yield role, number
 
 
@@ -102,8 +102,18 @@ def _piece(message: bytes) -> SentencePiece:
     text, score = fields.get(_PIECE_TEXT, b""), fields.get(_PIECE_SCORE, bytes(4))
     if not isinstance(text, bytes) or not isinstance(score, bytes):
         raise ValueError("a piece has fields of the wrong type")
-    kind = fields.get(_PIECE_TYPE, _NORMAL_PIECE)
-    return SentencePiece(text.decode("utf-8"), struct.unpack("<f", score)[0], int(kind))
+    return SentencePiece(
+        text=text.decode("utf-8"),
+        score=struct.unpack("<f", score)[0],
+        type=TokenType(_number(fields, _PIECE_TYPE, TokenType.NORMAL)),
+    )
+
+
+def _number(fields: Fields, field: int, default: int) -> int:
+    value = fields.get(field, default)
+    if not isinstance(value, int):
+        raise ValueError(f"field {field} is no number")
+    return value
 
 
 def _messages(content: bytes, number: int) -> Iterator[bytes]:

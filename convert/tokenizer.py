@@ -102,8 +102,7 @@ def _read_tokenizer_model(checkpoint: Checkpoint, path: Path) -> tuple[Pieces, S
 def _sentencepiece_pieces(path: Path, model: SentencePieceModel, added_tokens: Sequence[AddedToken]) -> Pieces:
     check_bytes(path, {piece.text for piece in model.pieces})
     tokens = {
-        number: sentencepiece_token(TokenType(piece.type), piece.text, piece.score)
-        for number, piece in enumerate(model.pieces)
+        number: sentencepiece_token(piece.type, piece.text, piece.score) for number, piece in enumerate(model.pieces)
     }
     for added in added_tokens:
         known = tokens.get(added.id)
