@@ -94,4 +94,7 @@ def quantize_file(source: Path, target: Path, quantization: str, *, threads: int
     log.forget()
     status = llama.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
     if status != 0:
-        raise EdgeError(f"llama.cpp cannot quantize {source}: {log.first_error()}", hint="See its log above.")
+        raise EdgeError(
+            f"llama.cpp cannot quantize {source}: {log.first_error() or 'no reason given'}",
+            hint=f"See what is in the file with: edge inspect {source}",
+        )
