@@ -66,12 +66,13 @@ class TensorError:
         return self.relative_error / self.bound if self.bound else float(self.relative_error > 0) * 2
 
 
-def damaged_blocks(wanted: Floats, found: Floats, kind: TensorType) -> npt.NDArray[np.intp]:
+def damaged_blocks(wanted: Floats, difference: Floats, kind: TensorType) -> npt.NDArray[np.intp]:
     """The numbers of the blocks that are off by more than the type's rounding; a plain type's block is one value."""
     bounds = ERROR_BOUNDS[kind.name]
-    near_zero = np.float32(kind.block_elements * (bounds.scale_multiple * SMALLEST_FLOAT16) ** 2)
-    largest = bounds.block**2 * _block_squares(wanted, kind) + near_zero
-    return np.flatnonzero(_block_squares(found - wanted, kind) > largest)
+    largest = _block_squares(wanted, kind)
+    largest *= np.float32(bounds.block**2)
+    largest += np.float32(kind.block_elements * (bounds.scale_multiple * SMALLEST_FLOAT16) ** 2)
+    return np.flatnonzero(_block_squares(difference, kind) > largest)
 
 
 class ErrorSums:
@@ -84,10 +85,10 @@ class ErrorSums:
         self._damaged_rows: dict[str, int] = {}
 
     def add(self, name: str, kind: TensorType, first_row: int, wanted: Floats, found: Floats) -> None:
-        """Take in a slab, float32 [rows, columns], that starts at a row of the tensor."""
-        difference = found - wanted
+        """Take in a slab, float32 [rows, columns], that starts at a row of the tensor; `found` is written over."""
+        difference = np.subtract(found, wanted, out=found)
         off, size = float(np.vdot(difference, difference)), float(np.vdot(wanted, wanted))
-        damaged = damaged_blocks(wanted, found, kind)
+        damaged = damaged_blocks(wanted, difference, kind)
         with self._lock:
             self._squares.setdefault(name, []).append((off, size))
             self._types[name] = kind.name
