@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.text_rules import SPACE
+from convert.text_rules import SPACE, TextRules
 from convert.vocabulary import Token, TokenType
 from edge.errors import EdgeError
 
@@ -26,6 +26,8 @@ class AddedToken:
     strips_spaces: bool = False
     """Takes the white space beside it away."""
     is_whole_word: bool = False
+    is_normalized: bool = False
+    """Is looked for in normalized text, itself normalized: behind a space if the normalizer puts one in front."""
 
     @property
     def type(self) -> TokenType:
@@ -46,6 +48,7 @@ def parse_added_token(number: int, value: Mapping[str, Any]) -> AddedToken:
         is_special=bool(value.get("special")),
         strips_spaces=bool(value.get("lstrip") or value.get("rstrip")),
         is_whole_word=bool(value.get("single_word")),
+        is_normalized=bool(value.get("normalized")),
     )
 
 
@@ -73,14 +76,21 @@ def sentencepiece_token(token_type: TokenType, text: str, score: float) -> Token
     return Token(text.replace(SPACE, " ") if token_type is TokenType.USER_DEFINED else text, token_type, score)
 
 
-def added_token_limitations(added_tokens: Sequence[AddedToken]) -> Iterator[str]:
-    """What added tokens ask for and llama.cpp does not do, in words for a person."""
+def added_token_limitations(added_tokens: Sequence[AddedToken], rules: TextRules) -> Iterator[str]:
+    """Where llama.cpp treats added tokens differently, in words for a person."""
     if strips := [token.text for token in added_tokens if token.strips_spaces]:
         yield f"llama.cpp keeps the white space beside {_listed(strips)}, which the tokenizer takes away"
     if words := [token.text for token in added_tokens if token.is_whole_word]:
         yield f"llama.cpp finds {_listed(words)} within words as well"
+    spaced = [token.text for token in added_tokens if token.is_normalized]
+    if spaced and rules.add_space_prefix and rules.prefix_space is None:
+        yield f"llama.cpp finds {_listed(spaced)} anywhere, the tokenizer only behind a space"
+    ordinary = [token.text for token in added_tokens if token.type is TokenType.USER_DEFINED]
+    if ordinary and rules.prefix_space == "first":
+        yield f"llama.cpp puts a space behind {_listed(ordinary)}, the tokenizer does not"
 
 
 def _listed(texts: Sequence[str]) -> str:
-    shown = ", ".join(repr(text) for text in texts[:3])
-    return f"{shown} and {len(texts) - 3} more" if len(texts) > 3 else shown
+    shown = [repr(text) for text in texts[:3]]
+    rest = f"{len(texts) - 3} more" if len(texts) > 3 else shown.pop()
+    return f"{', '.join(shown)} and {rest}" if shown else rest

@@ -28,13 +28,14 @@ def byte_level_pieces(file: BytePairTokenizer) -> Pieces:
     # a space is written as "Ġ", so a merge with a space in it never applies; llama.cpp separates the parts by one
     merges = [f"{left} {right}" for left, right in file.merges if " " not in left and " " not in right]
     limitations = [pre_tokenizer.difference] if pre_tokenizer.difference else []
+    rules = byte_level_rules(file.normalizer)
     return Pieces(
         model="gpt2",
         pre=pre_tokenizer.name,
         tokens=tokens,
         merges=merges,
-        rules=byte_level_rules(file.normalizer),
-        limitations=(*limitations, *added_token_limitations(file.added_tokens)),
+        rules=rules,
+        limitations=(*limitations, *added_token_limitations(file.added_tokens, rules)),
     )
 
 
@@ -64,7 +65,7 @@ def byte_fallback_pieces(file: BytePairTokenizer) -> Pieces:
         tokens=tokens,
         merges=None,
         rules=rules,
-        limitations=tuple(added_token_limitations(file.added_tokens)),
+        limitations=tuple(added_token_limitations(file.added_tokens, rules)),
     )
 
 

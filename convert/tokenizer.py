@@ -108,13 +108,14 @@ def _sentencepiece_pieces(path: Path, model: SentencePieceModel, added_tokens: S
         known = tokens.get(added.id)
         if known is None or known.text != added.text or known.type is TokenType.NORMAL:
             tokens[added.id] = sentencepiece_token(added.type, added.text, _UNUSED_SCORE)
+    rules = TextRules(add_space_prefix=model.add_dummy_prefix)
     return Pieces(
         model="llama",
         pre="default",
         tokens=tokens,
         merges=None,
-        rules=TextRules(add_space_prefix=model.add_dummy_prefix),
-        limitations=tuple(added_token_limitations(added_tokens)),
+        rules=rules,
+        limitations=tuple(added_token_limitations(added_tokens, rules)),
     )
 
 

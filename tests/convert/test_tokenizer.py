@@ -300,6 +300,31 @@ def test_what_llama_cpp_does_differently_with_added_tokens_is_told(tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize(
+    ("rules", "limitations"),
+    [
+        ({"normalizer": REPLACE}, ()),
+        ({"normalizer": PREPEND}, ("llama.cpp finds '<tool>' anywhere, the tokenizer only behind a space",)),
+        (
+            {"pre_tokenizer": metaspace("first")},
+            ("llama.cpp puts a space behind '<tool>' and '<other>', the tokenizer does not",),
+        ),
+    ],
+    ids=["no space in front", "prepended space", "metaspace"],
+)
+def test_spaces_around_added_tokens_that_llama_cpp_treats_differently_are_told(
+    rules: dict[str, Any], limitations: tuple[str, ...], tmp_path: Path
+) -> None:
+    content = byte_fallback_json(**rules)
+    content["added_tokens"] += [added(PIECES, "<tool>", normalized=True), added(PIECES + 1, "<other>")]
+    tokenizer = write_json(tmp_path, content)
+    vocabulary = read_vocabulary(checkpoint(tmp_path, tokenizer_config=LLAMA_CONFIG), PIECES + 2)
+    assert vocabulary.limitations == limitations
+    with opened(vocabulary, tmp_path / "vocabulary.gguf") as vocab:
+        different = differing(tokenizer, vocab, {"added": "x<tool>y<other>z"}, rules=vocabulary.rules)
+        assert bool(different) == bool(limitations)
+
+
 # Metadata
 
 
