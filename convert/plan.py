@@ -74,6 +74,8 @@ class ConversionPlan:
     hyperparameters: Hyperparameters
     tensors: tuple[TensorPlan, ...]
     files: tuple[FilePlan, ...]
+    limitations: tuple[str, ...]
+    """Where llama.cpp will do something else than the checkpoint's tokenizer, in words for a person."""
 
     @property
     def parameter_count(self) -> int:
@@ -93,7 +95,7 @@ def plan_conversion(checkpoint: Checkpoint, targets: Mapping[Path, Recipe]) -> C
     vocabulary = read_vocabulary(checkpoint, shape.vocabulary)
     metadata = model_metadata(checkpoint, family, shape, vocabulary, _parameter_count(tensors))
     files = tuple(_plan_file(path, recipe, metadata, tensors, family, shape) for path, recipe in targets.items())
-    return ConversionPlan(family, shape, tensors, files)
+    return ConversionPlan(family, shape, tensors, files, vocabulary.limitations)
 
 
 def _parameter_count(tensors: Sequence[TensorPlan]) -> int:

@@ -37,6 +37,7 @@ def plan_document(plan: ConversionPlan) -> dict[str, Any]:
             }
             for file in plan.files
         ],
+        "limitations": list(plan.limitations),
     }
 
 
@@ -71,7 +72,7 @@ def render_plan(plan: ConversionPlan) -> Group:
     for file in plan.files:
         counts = ", ".join(f"{count} {name}" for name, count in _type_counts(file).items())
         lines += _entry(str(file.path), f"{_size(plan, file)}: {counts}")
-    return _group(lines)
+    return _group([*lines, *_limitations(plan)])
 
 
 def render_result(plan: ConversionPlan, proofs: Sequence[Proof]) -> Group:
@@ -81,7 +82,7 @@ def render_result(plan: ConversionPlan, proofs: Sequence[Proof]) -> Group:
     for file in plan.files:
         proof = checked.get(file.path)
         lines += _entry(str(file.path), _size(plan, file), _summary(proof) if proof else "not read back")
-    return _group(lines)
+    return _group([*lines, *_limitations(plan)])
 
 
 def render_proof(proof: Proof) -> Group:
@@ -97,6 +98,10 @@ def _worst_errors(proof: Proof) -> Table:
     for error in proof.errors[:_WORST_SHOWN]:
         worst.add_row(cell(error.name), error.type, f"{error.relative_error:.2e}", f"{error.bound:.2g}")
     return worst
+
+
+def _limitations(plan: ConversionPlan) -> list[RenderableType]:
+    return [cell(f"note: {limitation}.") for limitation in plan.limitations]
 
 
 def _entry(path: str, *details: str) -> list[RenderableType]:

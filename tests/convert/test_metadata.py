@@ -98,6 +98,13 @@ def test_sampling_defaults_come_from_the_generation_config(tiny: TinyFolder, tmp
     assert sampling_of(metadata_of(source, tmp_path)) == expected
 
 
+def test_checkpoint_that_does_not_sample_is_run_without_chance(tiny: TinyFolder, tmp_path: Path) -> None:
+    source = edited_json(
+        tiny("qwen3"), tmp_path / "greedy", "generation_config.json", do_sample=False, temperature=0.6, top_k=20
+    )
+    assert sampling_of(metadata_of(source, tmp_path)) == {"general.sampling.temp": 0.0}
+
+
 def test_file_says_nothing_about_sampling_that_the_checkpoint_does_not_say(tiny: TinyFolder, tmp_path: Path) -> None:
     assert sampling_of(metadata_of(tiny("gemma2"), tmp_path)) == {}
 

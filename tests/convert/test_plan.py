@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -79,6 +80,18 @@ def test_frequency_factors_are_a_tensor_without_a_source(tiny: TinyFolder) -> No
     last = plan_of(tiny("llama3")).tensors[-1]
     assert (last.name, last.shape, last.source) == ("rope_freqs.weight", (32,), None)
     assert last.values is not None and last.values.dtype == np.float32
+
+
+def test_limits_of_the_tokenizer_are_part_of_the_plan(tiny: TinyFolder, tmp_path: Path) -> None:
+    assert plan_of(tiny("qwen3")).limitations == ()
+    source = shutil.copytree(tiny("qwen3"), tmp_path / "stripping")
+    tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["added_tokens"][0]["lstrip"] = True
+    (source / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    text = tokenizer["added_tokens"][0]["content"]
+    assert plan_of(source).limitations == (
+        f"llama.cpp keeps the white space beside {text!r}, which the tokenizer takes away",
+    )
 
 
 def test_missing_tensor_is_named(tiny: TinyFolder, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,18 @@ def test_result_shows_the_proof_of_each_file(tiny: TinyFolder) -> None:
     ]
 
 
+def test_what_llama_cpp_does_differently_is_noted(tiny: TinyFolder) -> None:
+    plan = replace(
+        plan_checkpoint(tiny("qwen3"), ["F16"], Path("out")),
+        limitations=("llama.cpp keeps the white space beside '<mask>', which the tokenizer takes away",),
+    )
+    for renderable in (render_plan(plan), render_result(plan, [])):
+        assert lines(renderable, width=120)[-1] == (
+            "note: llama.cpp keeps the white space beside '<mask>', which the tokenizer takes away."
+        )
+    assert plan_document(plan)["limitations"] == list(plan.limitations)
+
+
 def test_proof_against_a_source_shows_the_worst_tensors() -> None:
     proof = Proof(Path("model.gguf"), 3, 1_234_567, "llama", Path("checkpoint"), ERRORS)
     assert lines(render_proof(proof)) == [
@@ -139,6 +152,7 @@ def test_plan_as_a_document(tiny: TinyFolder) -> None:
                 "tensor_types": {"Q4_K": 49, "F32": 18, "Q6_K": 9},
             }
         ],
+        "limitations": [],
     }
     assert result_document(plan, []) == {**plan_document(plan), "proofs": []}
 
