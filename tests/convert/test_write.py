@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert import slabs
+from convert import slabs, write
 from convert.checkpoint import read_checkpoint
 from convert.pipeline import convert_checkpoint
 from convert.pool import Progress
@@ -201,6 +201,14 @@ def test_folder_that_is_a_file_is_refused(tiny: TinyFolder, tmp_path: Path) -> N
     assert error.hint == "Check the folder or write elsewhere with --out."
 
 
+def test_part_that_cannot_be_opened_leaves_none_of_the_others(tiny: TinyFolder, tmp_path: Path) -> None:
+    (tmp_path / "llama2-Q8_0.gguf.part").mkdir()
+    with pytest.raises(EdgeError) as caught:
+        convert_checkpoint(tiny("llama2"), ["F16", "Q8_0"], tmp_path)
+    assert caught.value.message == f"{tmp_path / 'llama2-Q8_0.gguf'} cannot be written: Is a directory."
+    assert [path.name for path in tmp_path.iterdir()] == ["llama2-Q8_0.gguf.part"]
+
+
 def test_rename_that_fails_leaves_no_part(tiny: TinyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Path, target: Path) -> Path:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
@@ -243,7 +251,7 @@ def test_interrupt_midway_leaves_nothing(tiny: TinyFolder, tmp_path: Path) -> No
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGINT for one process")
 def test_ctrl_c_in_the_command_leaves_nothing_and_exits_with_130(tiny: TinyFolder, tmp_path: Path) -> None:
     command = """
-from convert import slabs
+from convert import slabs, write
 slabs.SLAB_ELEMENTS = 1  # so that the conversion lasts for long
 from edge.cli import main
 main()
@@ -258,6 +266,22 @@ main()
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupt_between_renames_leaves_complete_files_only(
+    tiny: TinyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = converted(tiny("llama2"), tmp_path / "whole", ["F16", "Q8_0"])
+
+    def interrupt(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(write, "_sync_directory", interrupt)  # what follows the first rename
+    with pytest.raises(KeyboardInterrupt):
+        convert_checkpoint(tiny("llama2"), ["F16", "Q8_0"], tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
+        "llama2-F16.gguf": expected["llama2-F16.gguf"]
+    }
 
 
 def test_file_that_would_be_replaced_stays_until_the_new_one_is_complete(
