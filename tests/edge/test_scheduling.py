@@ -171,15 +171,15 @@ def test_request_waits_until_the_context_has_room_for_all_it_may_write() -> None
     assert all(len(batch) == 1 for batch in context.batches)
 
 
-def test_prefix_whose_window_is_gone_is_computed_again() -> None:
+@pytest.mark.parametrize(("shared", "cached"), [(20, 0), (30, 0), (38, 38)])
+def test_prefix_is_reused_only_while_its_window_is_held(shared: int, cached: int) -> None:
     context = FakeContext(sliding_window=8)
     with running(context, sliding_window=8) as loop:
-        loop.submit(request(prompt(40), 2)).result()
-        branch = [*prompt(20), 9, 9, 9]
+        loop.submit(request(prompt(40), 2)).result()  # positions before the 28th are lost
+        branch = [*prompt(shared), 9, 9, 9]
         branched = loop.submit(request(branch, 2)).result()
-        following = loop.submit(request([*branch, *branched.tokens, 7], 2)).result()
-    assert branched.usage.cached_tokens == 0
-    assert following.usage.cached_tokens == len(branch) + 1
+    assert branched.usage.cached_tokens == cached
+    assert list(branched.tokens) == completion_of(branch, 2)
 
 
 def test_memory_that_cannot_be_cut_is_emptied() -> None:
