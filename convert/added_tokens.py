@@ -42,6 +42,8 @@ class AddedToken:
 
 def parse_added_token(number: int, value: Mapping[str, Any]) -> AddedToken:
     """The record of a token as tokenizer.json and tokenizer_config.json describe it."""
+    if number < 0:
+        raise ValueError(f"the token {value['content']!r} has the id {number}")
     return AddedToken(
         id=number,
         text=str(value["content"]),

@@ -21,14 +21,14 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 def byte_level_pieces(file: BytePairTokenizer) -> Pieces:
     """Tokens whose bytes are written as printable characters, merged within the words a pre-tokenizer finds."""
-    pre_tokenizer = _choose(recognize_pre_tokenizer(file.pre_tokenizer), file)
+    pre_tokenizer = _choose(recognize_pre_tokenizer(file.pre_tokenizers), file)
     tokens = {number: Token(text, TokenType.NORMAL) for text, number in file.vocabulary.items()}
     for added in file.added_tokens:
         tokens[added.id] = Token(added.text, added.type)
     # a space is written as "Ġ", so a merge with a space in it never applies; llama.cpp separates the parts by one
     merges = [f"{left} {right}" for left, right in file.merges if " " not in left and " " not in right]
     limitations = [pre_tokenizer.difference] if pre_tokenizer.difference else []
-    rules = byte_level_rules(file.normalizer)
+    rules = byte_level_rules(file.normalizers)
     return Pieces(
         model="gpt2",
         pre=pre_tokenizer.name,
@@ -41,7 +41,7 @@ def byte_level_pieces(file: BytePairTokenizer) -> Pieces:
 
 def byte_fallback_pieces(file: BytePairTokenizer) -> Pieces:
     """Tokens with scores, merged over the whole text as SentencePiece does; other characters fall back to bytes."""
-    rules = spaced_rules(file.normalizer, file.pre_tokenizer)
+    rules = spaced_rules(file.normalizers, file.pre_tokenizers)
     check_bytes(file.path, file.vocabulary)
     token_ids = file.token_ids()
     found_first = _found_before_merging(file)

@@ -13,14 +13,14 @@ Source: llm_tokenizer_spm in llama.cpp's src/llama-vocab.cpp; Word::merge_all in
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from edge.errors import EdgeError
 
 Merge = tuple[str, str]
 
 
-def scores_of_merges(merges: Sequence[Merge], texts: Collection[str]) -> dict[str, float]:
+def scores_of_merges(merges: Sequence[Merge], texts: Set[str]) -> dict[str, float]:
     """The score of each token that a merge makes: the negative rank of its first merge.
 
     `texts` are all tokens that llama.cpp may find by their text. EdgeError when no scores reproduce the merges.
@@ -39,13 +39,12 @@ def _ranks(merges: Sequence[Merge]) -> dict[Merge, int]:
     return ranks
 
 
-def _check_closed(ranks: Mapping[Merge, int], texts: Collection[str]) -> None:
+def _check_closed(ranks: Mapping[Merge, int], texts: Set[str]) -> None:
     """Whether every two symbols whose joined text is a token may be merged; single characters are always symbols."""
-    known = set(texts)
-    for text in known:
+    for text in texts:
         for cut in range(1, len(text)):
             left, right = text[:cut], text[cut:]
-            is_pair = (cut == 1 or left in known) and (cut == len(text) - 1 or right in known)
+            is_pair = (cut == 1 or left in texts) and (cut == len(text) - 1 or right in texts)
             if is_pair and (left, right) not in ranks:
                 _refuse(f"it joins {left!r} and {right!r}, which the tokenizer's merges do not")
 
@@ -76,12 +75,10 @@ def _are_growing_runs(text: str, other: str, ranks: Mapping[Merge, int]) -> bool
     That is so if adding the character to a run ranks before starting another. Gemma ranks its runs of spaces so.
     """
     character = text[0]
-    longest = max(len(text), len(other))
-    additions = [ranks.get((character * length, character)) for length in range(1, longest)]
-    first = additions[0]
-    return {*text, *other} == {character} and all(
-        addition is not None and first is not None and addition <= first for addition in additions
-    )
+    if {*text, *other} != {character}:
+        return False
+    additions = [(character * length, character) for length in range(1, max(len(text), len(other)))]
+    return all(addition in ranks and ranks[addition] <= ranks[additions[0]] for addition in additions)
 
 
 def _refuse(reason: str) -> None:

@@ -9,10 +9,11 @@ published; every row is compared with llama.cpp by a test.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from convert.text_rules import Step
 from edge.errors import EdgeError
 
 # What ByteLevel splits with when `use_regex` is set, and what Digits and Punctuation amount to
@@ -100,47 +101,38 @@ PRE_TOKENIZERS = (
 )
 
 
-def recognize_pre_tokenizer(settings: Any) -> list[PreTokenizer]:
-    """The rows that split as a tokenizer.json's `pre_tokenizer` does; they differ in `ignores_merges`.
+def recognize_pre_tokenizer(steps: Sequence[Step]) -> list[PreTokenizer]:
+    """The rows that split as the pre-tokenizers of a tokenizer.json do; they differ in `ignores_merges`.
 
     EdgeError when there is none.
     """
-    splits = tuple(_splits(settings))
+    splits = tuple(_splits(steps))
     rows = [row for row in PRE_TOKENIZERS if row.splits == splits]
     return rows or _refuse(f"splits text with {' then '.join(splits) or 'no regex'}")
 
 
-def is_byte_level(settings: Any) -> bool:
-    """Whether the pre-tokenizer ends by writing bytes as printable characters."""
-    steps = _steps(settings)
-    return bool(steps) and steps[-1].get("type") == "ByteLevel"
+def is_byte_level(steps: Sequence[Step]) -> bool:
+    """Whether the pre-tokenizers end by writing bytes as printable characters."""
+    return bool(steps) and steps[-1]["type"] == "ByteLevel"
 
 
-def _steps(settings: Any) -> list[dict[str, Any]]:
-    if settings is None:
-        return []
-    if settings.get("type") != "Sequence":
-        return [settings]
-    return [step for part in settings["pretokenizers"] for step in _steps(part)]
-
-
-def _splits(settings: Any) -> Iterator[str]:
-    *steps, byte_level = _steps(settings)
-    for step in steps:
-        yield _regex(step)
+def _splits(steps: Sequence[Step]) -> Iterator[str]:
+    *splits, byte_level = steps
+    for split in splits:
+        yield _regex(split)
     if byte_level.get("add_prefix_space", True):
         _refuse("puts a space before every text")
     if byte_level.get("use_regex", True):
         yield GPT2
 
 
-def _regex(step: dict[str, Any]) -> str:
+def _regex(step: Step) -> str:
     """The regex whose matches a step isolates."""
     match step:
-        case {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}:
+        case {"type": "Split", "pattern": {"Regex": str(regex)}, "behavior": "Isolated", "invert": False}:
             return _spelled(regex)
         # keeping only what matches is the same for a regex that leaves nothing out
-        case {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Removed", "invert": True}:
+        case {"type": "Split", "pattern": {"Regex": str(regex)}, "behavior": "Removed", "invert": True}:
             return _spelled(regex)
         case {"type": "Digits", "individual_digits": individual}:
             return EACH_DIGIT if individual else DIGIT_RUNS

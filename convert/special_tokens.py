@@ -7,11 +7,12 @@ special_tokens_map.json, generation_config.json, config.json.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from convert.checkpoint import Checkpoint
+from convert.text_rules import Step
 from edge.errors import EdgeError
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "mask")
@@ -52,15 +53,16 @@ class SpecialTokens:
     add_eos: bool
 
 
-def read_frame(post_processor: Any) -> Frame | None:
-    """What a tokenizer.json's post-processor adds to a single text; None when it has no template."""
-    for processor in _processors(post_processor):
-        kind = processor.get("type")
+def read_frame(post_processors: Sequence[Step]) -> Frame | None:
+    """What the post-processors of a tokenizer.json add to a single text; None when none is a template."""
+    frame = None
+    for processor in post_processors:
+        kind = processor["type"]
         if kind == "TemplateProcessing":
-            return _template_frame(processor)
-        if kind != "ByteLevel":  # changes offsets only
+            frame = _template_frame(processor)
+        elif kind != "ByteLevel":  # changes offsets only
             raise EdgeError(f"tokenizer.json has the post-processor {kind}, which llama.cpp cannot reproduce.")
-    return None
+    return frame
 
 
 def read_special_tokens(
@@ -89,25 +91,20 @@ def read_special_tokens(
     return SpecialTokens(ids, add_bos, add_eos)
 
 
-def _processors(value: Any) -> Iterator[dict[str, Any]]:
-    if value is None:
-        return
-    if value.get("type") == "Sequence":
-        for part in value["processors"]:
-            yield from _processors(part)
-    else:
-        yield value
-
-
-def _template_frame(processor: dict[str, Any]) -> Frame:
+def _template_frame(template: Step) -> Frame:
     before: list[int] = []
     after: list[int] = []
     side = before
-    for item in processor["single"]:
-        if "Sequence" in item:
-            side = after
-        else:
-            side += processor["special_tokens"][item["SpecialToken"]["id"]]["ids"]
+    try:
+        for item in template["single"]:
+            if "Sequence" in item:
+                side = after
+            else:
+                side += [int(number) for number in template["special_tokens"][item["SpecialToken"]["id"]]["ids"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise EdgeError(
+            f"tokenizer.json has a damaged template: {error!r}.", hint="Download the file again."
+        ) from error
     return Frame(tuple(before), tuple(after))
 
 

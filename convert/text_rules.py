@@ -7,7 +7,7 @@ What goes beyond that is written into the file under keys of our own, for `edge`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -15,6 +15,9 @@ from edge.errors import EdgeError
 
 SPACE = "▁"
 """SentencePiece writes a space as U+2581."""
+
+Step = dict[str, Any]
+"""A normalizer, pre-tokenizer or post-processor as tokenizer.json writes it, with its `type`."""
 
 NORMALIZATION_KEY = "edge.tokenizer.normalization"
 PREFIX_SPACE_KEY = "edge.tokenizer.prefix_space"
@@ -31,57 +34,47 @@ class TextRules:
     """Where the tokenizer puts a space unless there is one: before the whole text, or after special tokens as well."""
 
 
-def byte_level_rules(normalizer: Any) -> TextRules:
+def byte_level_rules(normalizers: Sequence[Step]) -> TextRules:
     """The rules of a byte-level tokenizer; EdgeError for a normalizer other than NFC."""
-    steps = list(_steps(normalizer, "normalizers"))
-    if steps == []:
-        return TextRules()
-    if steps == [{"type": "NFC"}]:
-        return TextRules(normalization="NFC")
-    return _refuse("normalizer", steps)
+    match normalizers:
+        case []:
+            return TextRules()
+        case [{"type": "NFC"}]:
+            return TextRules(normalization="NFC")
+    return _refuse("normalizer", normalizers)
 
 
-def spaced_rules(normalizer: Any, pre_tokenizer: Any) -> TextRules:
+def spaced_rules(normalizers: Sequence[Step], pre_tokenizers: Sequence[Step]) -> TextRules:
     """The rules of a tokenizer that writes spaces as U+2581, by a normalizer or by a pre-tokenizer called Metaspace."""
-    normalizers = list(_steps(normalizer, "normalizers"))
-    splits = list(_steps(pre_tokenizer, "pretokenizers"))
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    if replace in normalizers:
-        if any(not _is_split_at_spaces(split) for split in splits):  # there are none left to split at
-            _refuse("pre-tokenizer", splits)
-        rest = [step for step in normalizers if step != replace]
-        if rest not in ([], [{"type": "Prepend", "prepend": SPACE}]):
-            _refuse("normalizer", normalizers)
-        return TextRules(add_space_prefix=bool(rest))
-    if normalizers:
-        _refuse("normalizer", normalizers)
-    return _metaspace_rules(splits)
+    if not normalizers:
+        return _metaspace_rules(pre_tokenizers)
+    if not all(map(_is_split_at_spaces, pre_tokenizers)):  # at which there are none left
+        _refuse("pre-tokenizer", pre_tokenizers)
+    match normalizers:
+        case [{"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]:
+            return TextRules()
+        case [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        ]:
+            return TextRules(add_space_prefix=True)
+    return _refuse("normalizer", normalizers)
 
 
-def _metaspace_rules(splits: list[dict[str, Any]]) -> TextRules:
-    match splits:
+def _metaspace_rules(pre_tokenizers: Sequence[Step]) -> TextRules:
+    match pre_tokenizers:
         case [{"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}]:
             if scheme == "never":
                 return TextRules()
             return TextRules(add_space_prefix=True, prefix_space=scheme)
-    return _refuse("pre-tokenizer", splits)
+    return _refuse("pre-tokenizer", pre_tokenizers)
 
 
-def _is_split_at_spaces(step: dict[str, Any]) -> bool:
+def _is_split_at_spaces(step: Step) -> bool:
     return step.get("type") == "Split" and step.get("pattern") == {"String": " "}
 
 
-def _steps(value: Any, parts: str) -> Iterator[dict[str, Any]]:
-    if value is None:
-        return
-    if value.get("type") == "Sequence":
-        for part in value[parts]:
-            yield from _steps(part, parts)
-    else:
-        yield value
-
-
-def _refuse(kind: str, steps: list[dict[str, Any]]) -> NoReturn:
+def _refuse(kind: str, steps: Sequence[Step]) -> NoReturn:
     raise EdgeError(
         f"tokenizer.json has a {kind} that llama.cpp cannot reproduce: {json.dumps(steps, ensure_ascii=False)}.",
         hint="Known: NFC for byte-level tokenizers; spaces written as U+2581, with or without one in front.",

@@ -77,7 +77,7 @@ def _read(checkpoint: Checkpoint) -> tuple[Pieces, SpecialTokens]:
 
 def _read_tokenizer_json(checkpoint: Checkpoint, path: Path) -> tuple[Pieces, SpecialTokens]:
     file = read_tokenizer_json(path)
-    if is_byte_level(file.pre_tokenizer):
+    if is_byte_level(file.pre_tokenizers):
         pieces = byte_level_pieces(file)
     elif file.byte_fallback:
         pieces = byte_fallback_pieces(file)
@@ -86,7 +86,7 @@ def _read_tokenizer_json(checkpoint: Checkpoint, path: Path) -> tuple[Pieces, Sp
             f"{path} holds a BPE tokenizer that is neither byte-level nor has byte fallback.",
             hint="llama.cpp cannot tokenize characters that such a vocabulary lacks.",
         )
-    special = read_special_tokens(checkpoint, file.token_ids(), read_frame(file.post_processor))
+    special = read_special_tokens(checkpoint, file.token_ids(), read_frame(file.post_processors))
     return pieces, special
 
 

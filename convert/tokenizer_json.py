@@ -6,12 +6,13 @@ Source: https://github.com/huggingface/tokenizers (the serialization of Tokenize
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from convert.added_tokens import AddedToken, parse_added_token
+from convert.text_rules import Step
 from edge.errors import EdgeError
 
 Merge = tuple[str, str]
@@ -19,7 +20,7 @@ Merge = tuple[str, str]
 
 @dataclass(frozen=True)
 class BytePairTokenizer:
-    """A tokenizer.json whose model is byte-pair encoding; parts that are interpreted elsewhere stay JSON."""
+    """A tokenizer.json whose model is byte-pair encoding; its steps are left as JSON."""
 
     path: Path
     vocabulary: dict[str, int]
@@ -29,9 +30,9 @@ class BytePairTokenizer:
     ignores_merges: bool
     unknown_token: str | None
     added_tokens: list[AddedToken]
-    normalizer: Any
-    pre_tokenizer: Any
-    post_processor: Any
+    normalizers: list[Step]
+    pre_tokenizers: list[Step]
+    post_processors: list[Step]
 
     def token_ids(self) -> dict[str, int]:
         """The id of each token's text, added tokens included."""
@@ -52,14 +53,27 @@ def read_tokenizer_json(path: Path) -> BytePairTokenizer:
             ignores_merges=bool(model.get("ignore_merges")),
             unknown_token=model.get("unk_token"),
             added_tokens=_added_tokens(content.get("added_tokens") or (), model["vocab"]),
-            normalizer=content.get("normalizer"),
-            pre_tokenizer=content.get("pre_tokenizer"),
-            post_processor=content.get("post_processor"),
+            normalizers=list(flat_steps(content.get("normalizer"), "normalizers")),
+            pre_tokenizers=list(flat_steps(content.get("pre_tokenizer"), "pretokenizers")),
+            post_processors=list(flat_steps(content.get("post_processor"), "processors")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EdgeError(
             f"{path} is not a tokenizer of the tokenizers library: {error!r}.", hint="Download the file again."
         ) from error
+
+
+def flat_steps(value: Any, parts: str) -> Iterator[Step]:
+    """The steps that a step stands for: those of a sequence, which are under the name `parts`, or itself."""
+    if value is None:
+        return
+    if not isinstance(value["type"], str):
+        raise TypeError(f"{value!r} has no type")
+    if value["type"] != "Sequence":
+        yield value
+        return
+    for part in value[parts]:
+        yield from flat_steps(part, parts)
 
 
 def _check_model(path: Path, model: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from convert.pretokenizers import CL100K, GPT2, PRE_TOKENIZERS, PreTokenizer, recognize_pre_tokenizer
 from convert.tokenizer import read_vocabulary
+from convert.tokenizer_json import flat_steps
 from convert.vocabulary import Vocabulary
 from edge.errors import EdgeError
 from edge.llama.vocab import Vocab
@@ -55,8 +56,9 @@ def sequence(*steps: dict[str, Any]) -> dict[str, Any]:
     return {"type": "Sequence", "pretokenizers": list(steps)}
 
 
-def names(settings: dict[str, Any]) -> list[str]:
-    return [row.name for row in recognize_pre_tokenizer(settings)]
+def names(pre_tokenizer: dict[str, Any]) -> list[str]:
+    steps = list(flat_steps(pre_tokenizer, "pretokenizers"))
+    return [row.name for row in recognize_pre_tokenizer(steps)]
 
 
 @pytest.mark.parametrize("row", EXACT, ids=lambda row: row.name)

@@ -108,23 +108,29 @@ def test_checkpoint_without_an_end_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("post_processor", "expected"),
+    ("post_processors", "expected"),
     [
-        (None, None),
-        ({"type": "ByteLevel"}, None),
-        (template("$A"), Frame()),
-        (template("<s>", "$A"), Frame((1,))),
-        (template("<s>", "$A", "</s>"), Frame((1,), (2,))),
-        ({"type": "Sequence", "processors": [{"type": "ByteLevel"}, template("<s>", "$A")]}, Frame((1,))),
+        ([], None),
+        ([{"type": "ByteLevel"}], None),
+        ([template("$A")], Frame()),
+        ([template("<s>", "$A")], Frame((1,))),
+        ([template("<s>", "$A", "</s>")], Frame((1,), (2,))),
+        ([template("<s>", "$A"), {"type": "ByteLevel"}], Frame((1,))),
     ],
 )
-def test_frame_is_what_the_template_says(post_processor: Any, expected: Frame | None) -> None:
-    assert read_frame(post_processor) == expected
+def test_frame_is_what_the_template_says(post_processors: list[Any], expected: Frame | None) -> None:
+    assert read_frame(post_processors) == expected
 
 
 def test_other_post_processors_are_refused() -> None:
     with pytest.raises(EdgeError, match="post-processor RobertaProcessing"):
-        read_frame({"type": "RobertaProcessing"})
+        read_frame([template("<s>", "$A"), {"type": "RobertaProcessing"}])
+
+
+@pytest.mark.parametrize("change", [{"single": 1}, {"single": [{"SpecialToken": {"id": "<gone>"}}]}, {"single": [{}]}])
+def test_damaged_template_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(EdgeError, match="damaged template"):
+        read_frame([template("<s>", "$A") | change])
 
 
 @pytest.mark.parametrize(

@@ -375,6 +375,23 @@ def test_model_that_cannot_be_converted_is_refused_by_name(change: dict[str, Any
         read_json(tmp_path, content, eos_token=END)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"normalizer": 1},
+        {"normalizer": {"type": 1}},
+        {"pre_tokenizer": {"type": "Sequence"}},
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [[]]}},
+        {"post_processor": {}},
+        {"added_tokens": [{"id": 1}]},
+        {"added_tokens": [added(-1, "<x>")]},
+    ],
+)
+def test_step_or_added_token_that_is_damaged_is_refused(damage: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(EdgeError, match="is not a tokenizer of the tokenizers library"):
+        read_json(tmp_path, byte_level_json([CL100K]) | damage, eos_token=END)
+
+
 @pytest.mark.parametrize("damage", [b"", b"[]", b'{"model": 1}', b"\xff\xfe", b"[" * 100_000])
 def test_damaged_tokenizer_json_is_refused(damage: bytes, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(damage)
