@@ -87,9 +87,14 @@ def added_token_limitations(added_tokens: Sequence[AddedToken], rules: TextRules
     spaced = [token.text for token in added_tokens if token.is_normalized]
     if spaced and rules.add_space_prefix and rules.prefix_space is None:
         yield f"llama.cpp finds {_listed(spaced)} anywhere, the tokenizer only behind a space"
-    ordinary = [token.text for token in added_tokens if token.type is TokenType.USER_DEFINED]
-    if ordinary and rules.prefix_space == "first":
-        yield f"llama.cpp puts a space behind {_listed(ordinary)}, the tokenizer does not"
+    if rules.prefix_space == "first":
+        yield from space_behind([token.text for token in added_tokens if token.type is TokenType.USER_DEFINED])
+
+
+def space_behind(user_defined: Sequence[str]) -> Iterator[str]:
+    """What is to be said of user-defined tokens where only the whole text gets a space in front."""
+    if user_defined:
+        yield f"llama.cpp puts a space behind {_listed(user_defined)}, the tokenizer does not"
 
 
 def _listed(texts: Sequence[str]) -> str:

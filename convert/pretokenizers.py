@@ -16,7 +16,7 @@ from typing import NoReturn
 from convert.text_rules import Step
 from edge.errors import EdgeError
 
-# What ByteLevel splits with when `use_regex` is set, and what Digits and Punctuation amount to
+# What ByteLevel splits with when `use_regex` is set, and what Digits amounts to
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 EACH_DIGIT = r"\p{N}"
 DIGIT_RUNS = r"\p{N}+"

@@ -15,7 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from convert.added_tokens import AddedToken, added_token_limitations, read_added_tokens, sentencepiece_token
+from convert.added_tokens import (
+    AddedToken,
+    added_token_limitations,
+    read_added_tokens,
+    sentencepiece_token,
+    space_behind,
+)
 from convert.byte_pair import byte_fallback_pieces, byte_level_pieces, check_bytes
 from convert.checkpoint import Checkpoint
 from convert.pretokenizers import is_byte_level
@@ -109,13 +115,15 @@ def _sentencepiece_pieces(path: Path, model: SentencePieceModel, added_tokens: S
         if known is None or known.text != added.text or known.type is TokenType.NORMAL:
             tokens[added.id] = sentencepiece_token(added.type, added.text, _UNUSED_SCORE)
     rules = TextRules(add_space_prefix=model.add_dummy_prefix)
+    user_defined = [token.text for token in tokens.values() if token.type is TokenType.USER_DEFINED]
+    spaces = space_behind(user_defined) if model.add_dummy_prefix else ()
     return Pieces(
         model="llama",
         pre="default",
         tokens=tokens,
         merges=None,
         rules=rules,
-        limitations=tuple(added_token_limitations(added_tokens, rules)),
+        limitations=(*added_token_limitations(added_tokens, rules), *spaces),
     )
 
 

@@ -210,6 +210,16 @@ def test_ids_of_a_sentencepiece_model_are_those_of_sentencepiece(dummy_prefix: b
             assert vocab.tokenize(text) == processor.encode(text), name
 
 
+def test_space_behind_user_defined_pieces_is_told(tmp_path: Path) -> None:
+    content = sentencepiece_model(user_defined_symbols="<table>", add_dummy_prefix=True)
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    vocabulary = read_vocabulary(checkpoint(tmp_path), PIECES)
+    assert vocabulary.limitations == ("llama.cpp puts a space behind '<table>', the tokenizer does not",)
+    with opened(vocabulary, tmp_path / "vocabulary.gguf") as vocab:
+        text = "one<table>two"
+        assert vocab.tokenize(text) != SentencePieceProcessor(model_proto=content).encode(text)
+
+
 def test_sentencepiece_model_names_its_special_tokens_and_begins_texts_with_bos(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(bos_id=2, eos_id=1, pad_id=3, unk_id=0))
     vocabulary = read_vocabulary(checkpoint(tmp_path), PIECES)
