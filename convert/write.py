@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import shutil
 import threading
@@ -38,23 +39,26 @@ class PartFile:
         self.plan = plan
         self._part = plan.path.with_name(plan.path.name + ".part")
         self._lock = threading.Lock()
-        self._is_committed = False
-        with _naming(plan.path.parent):
-            plan.path.parent.mkdir(parents=True, exist_ok=True)
-        with _naming(plan.path):
-            self._file = self._part.open("w+b", buffering=0)
+        self._file: io.FileIO | None = None
+        self._is_temporary = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._file.close()
-        if not self._is_committed:
-            self._part.unlink(missing_ok=True)
+        if self._file:
+            self._file.close()
+        if self._is_temporary:
+            with contextlib.suppress(OSError):
+                self._part.unlink()
 
-    def reserve(self) -> None:
-        """Give the file its final size, without writing to it."""
+    def create(self) -> None:
+        """Make the file in its final size, with nothing in it."""
+        with _naming(self.plan.path.parent):
+            self.plan.path.parent.mkdir(parents=True, exist_ok=True)
         with _naming(self.plan.path):
+            self._is_temporary = True  # before it exists, so that no interrupt can leave it behind
+            self._file = io.FileIO(self._part, "w+")
             self._file.truncate(self.plan.file_bytes)
 
     def write_at(self, content: bytes | npt.NDArray[np.uint8], offset: int) -> None:
@@ -66,22 +70,27 @@ class PartFile:
 
     def sync(self) -> None:
         with _naming(self.plan.path):
-            os.fsync(self._file.fileno())
+            os.fsync(self._opened.fileno())
 
     def commit(self) -> None:
         """Put the file under its name."""
-        self._file.close()
+        self._opened.close()
         with _naming(self.plan.path):
             self._part.replace(self.plan.path)
-        self._is_committed = True
+        self._is_temporary = False
         _sync_directory(self.plan.path.parent)
+
+    @property
+    def _opened(self) -> io.FileIO:
+        assert self._file is not None, f"{self._part} has not been created"
+        return self._file
 
     def _write_some(self, view: memoryview, offset: int) -> int:
         if hasattr(os, "pwrite"):
-            return os.pwrite(self._file.fileno(), view, offset)
+            return os.pwrite(self._opened.fileno(), view, offset)
         with self._lock:
-            self._file.seek(offset)
-            return self._file.write(view)
+            self._opened.seek(offset)
+            return self._opened.write(view)
 
 
 def write_files(plan: ConversionPlan, *, threads: int | None, progress: ProgressCallback | None = None) -> list[Path]:
@@ -95,7 +104,7 @@ def write_files(plan: ConversionPlan, *, threads: int | None, progress: Progress
         maps = cleanup.enter_context(ShardMaps())
         files = [cleanup.enter_context(PartFile(file)) for file in plan.files]
         for file in files:
-            file.reserve()
+            file.create()
             file.write_at(file.plan.header, 0)
         _write_tensors(plan, files, maps, threads, progress)
         for file in files:
