@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import queue
 import threading
@@ -32,6 +31,8 @@ class Stream:
             self.cancel()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
+        import asyncio  # whoever iterates asynchronously has it loaded; nobody else should wait for it
+
         loop = asyncio.get_running_loop()
         arrived = asyncio.Event()
 

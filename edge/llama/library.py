@@ -7,10 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llama_cpp import llama_cpp as llama
-
 from edge.errors import EdgeError
 from edge.llama import log
+from edge.llama.binding import llama
 
 
 @cache

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from llama_cpp import llama_cpp as llama
+from edge.llama.binding import llama
 
 _ERROR = 4
 _CONTINUED = 5
