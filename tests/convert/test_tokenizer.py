@@ -14,6 +14,7 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer
 
 from convert.pretokenizers import CL100K, QWEN2
+from convert.text_rules import SPACE
 from convert.tokenizer import read_vocabulary
 from convert.vocabulary import TokenType, Vocabulary
 from edge.errors import EdgeError
@@ -23,7 +24,6 @@ from tests.hard_text import HARD_TEXT
 from tests.tokenizer_fixtures import (
     END,
     PIECES,
-    SPACE,
     added,
     byte_fallback_json,
     byte_level_json,
@@ -126,12 +126,13 @@ def test_user_defined_tokens_are_found_before_merging_and_runs_of_spaces_are_mer
 
 
 def test_text_that_is_a_byte_token_by_its_look_stays_text(tmp_path: Path) -> None:
-    tokenizer = write_json(tmp_path, byte_fallback_json(normalizer=REPLACE))
-    vocabulary = read_vocabulary(checkpoint(tmp_path, tokenizer_config=LLAMA_CONFIG), PIECES)
-    assert vocabulary.types[tokenizer.token_to_id("<0x0A>")] == TokenType.BYTE
+    content = byte_fallback_json(normalizer=REPLACE)
+    line_feed = content["model"]["vocab"]["<0x0A>"]
+    vocabulary = read_json(tmp_path, content, PIECES)
+    assert vocabulary.types[line_feed] == TokenType.BYTE
     with opened(vocabulary, tmp_path / "vocabulary.gguf") as vocab:
-        assert tokenizer.token_to_id("<0x0A>") not in vocab.tokenize("<0x0A>", parse_special=True)
-        assert vocab.piece(tokenizer.token_to_id("<0x0A>")) == b"\n"
+        assert line_feed not in vocab.tokenize("<0x0A>", parse_special=True)
+        assert vocab.piece(line_feed) == b"\n"
 
 
 # Byte-level BPE
