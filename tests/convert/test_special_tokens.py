@@ -59,11 +59,12 @@ def test_ids_of_the_configurations_are_the_last_resort(tmp_path: Path) -> None:
 
 
 def test_names_and_ids_that_the_tokenizer_does_not_have_are_passed_over(tmp_path: Path) -> None:
-    files = {
-        "tokenizer_config": {"bos_token": "<gone>", "eos_token": "<gone>"},
-        "generation_config": {"eos_token_id": 99},
-    }
-    special = read(tmp_path, config={"bos_token_id": 1, "eos_token_id": 2}, **files)
+    special = read(
+        tmp_path,
+        tokenizer_config={"bos_token": "<gone>", "eos_token": "<gone>"},
+        generation_config={"eos_token_id": 99},
+        config={"bos_token_id": 1, "eos_token_id": 2},
+    )
     assert special.ids == {"bos": 1, "eos": 2, "eot": 2}
 
 
