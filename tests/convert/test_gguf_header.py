@@ -9,7 +9,7 @@ from typing import Any
 
 import gguf
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert.gguf_header import TensorHeader, header_bytes
@@ -108,6 +108,7 @@ def test_strings_may_be_given_as_bytes_that_are_no_text(tmp_path: Path) -> None:
     assert list(pieces.iter_bytes()) == [b"\xff\xfe", b"ok", "é".encode()]
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8),

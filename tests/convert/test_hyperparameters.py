@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert.hyperparameters import Hyperparameters, read_hyperparameters
@@ -127,6 +127,7 @@ def test_tiny_checkpoints_are_read(name: str) -> None:
     assert shape.config is config
 
 
+@settings(deadline=None)
 @given(name=st.sampled_from([*CONFIG, "rope_parameters", "rope_scaling", "partial_rotary_factor"]), value=json_values)
 def test_whatever_a_config_says_is_read_or_refused(name: str, value: Any) -> None:
     with contextlib.suppress(EdgeError):

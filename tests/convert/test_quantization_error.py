@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert.quantization_error import ERROR_BOUNDS, ErrorSums, TensorError, damaged_blocks
@@ -89,6 +89,7 @@ def test_worst_weights_of_an_8_bit_block_stay_within_the_bound(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", BLOCK_TYPES)
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     tail=st.floats(0, 4),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert.rope import RopeParameters, frequency_factors, read_rope_parameters, rope_metadata
@@ -84,6 +84,7 @@ def test_llama_3_2_leaves_fast_frequencies_and_stretches_slow_ones() -> None:
     assert found == sorted(found)
 
 
+@settings(deadline=None)
 @given(
     factor=st.floats(1, 64),
     low=st.floats(0.1, 4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert.hyperparameters import Hyperparameters, read_hyperparameters
@@ -54,6 +54,7 @@ def test_slabs_hold_whole_heads_for_pairs_and_any_rows_for_adding() -> None:
     assert ADD_ONE.unit(shape_of(48)) == 1
 
 
+@settings(deadline=None)
 @given(half=st.integers(1, 16), heads=st.integers(1, 4), columns=st.integers(1, 5))
 def test_restoring_a_checkpoint_undoes_the_order(half: int, heads: int, columns: int) -> None:
     rows = np.random.default_rng(half).random((heads * 2 * half, columns), np.float32)
