@@ -119,6 +119,8 @@ def _group(lines: Sequence[RenderableType]) -> Group:
 def _summary(proof: Proof) -> str:
     if proof.errors:
         worst = proof.errors[0]
+        if not worst.relative_error:
+            return f"{proof.tensor_count} tensors equal their source exactly"
         return (
             f"{proof.tensor_count} tensors match their source; worst {worst.name}:"
             f" {worst.relative_error:.2%} ({worst.type})"

@@ -103,6 +103,11 @@ def test_proof_against_a_source_shows_the_worst_tensors() -> None:
     ]
 
 
+def test_exact_copy_is_called_one() -> None:
+    proof = Proof(Path("model.gguf"), 75, 100, "llama", Path("checkpoint"), ERRORS[-1:])
+    assert lines(render_proof(proof))[2] == "  75 tensors equal their source exactly"
+
+
 def test_only_the_five_worst_tensors_are_shown() -> None:
     errors = tuple(TensorError(f"blk.{number}.attn_q.weight", "Q8_0", 0.005) for number in range(9))
     shown = lines(render_proof(Proof(Path("model.gguf"), 9, 100, "llama", Path("checkpoint"), errors)))
