@@ -58,7 +58,7 @@ class Vocabulary(Protocol):
     def add_bos(self) -> bool: ...
     @property
     def special_tokens(self) -> dict[str, int]: ...
-    def tokenize(self, text: str, *, add_special: bool = ..., parse_special: bool = ...) -> list[int]: ...
+    def tokenize(self, text: str, *, parse_special: bool = ..., starts_text: bool = ...) -> list[int]: ...
     def text(self, token: int) -> str: ...
     def is_control(self, token: int) -> bool: ...
 
@@ -135,7 +135,7 @@ class PromptTemplate:
                 tokens.append(part)
                 strips_following = _strips_following(part, vocab)
             elif text := part.lstrip(_C_WHITE_SPACE) if strips_following else part:
-                tokens += _text_tokens(text, vocab)
+                tokens += _text_tokens(text, vocab, starts_text=not tokens)
         return _with_one_bos(tokens, vocab)
 
     def _arranged(self, messages: Sequence[Message]) -> list[Message]:
@@ -243,7 +243,7 @@ class ControlTokens:
 
 def plain_tokens(text: str, vocab: Vocabulary) -> list[int]:
     """The token ids of a text to be continued: BOS if the vocabulary starts texts with it, nothing special else."""
-    return _with_one_bos(_text_tokens(text, vocab), vocab)
+    return _with_one_bos(_text_tokens(text, vocab, starts_text=True), vocab)
 
 
 def fold_system_text(messages: Sequence[Message]) -> list[Message]:
@@ -272,8 +272,8 @@ def merge_neighbours(messages: Sequence[Message]) -> list[Message]:
     return merged
 
 
-def _text_tokens(text: str, vocab: Vocabulary) -> list[int]:
-    tokens = vocab.tokenize(text, parse_special=False)
+def _text_tokens(text: str, vocab: Vocabulary, *, starts_text: bool) -> list[int]:
+    tokens = vocab.tokenize(text, parse_special=False, starts_text=starts_text)
     # llama.cpp looks up any merged text, so an odd vocabulary could merge plain text into a control token
     control = next((token for token in set(tokens) if vocab.is_control(token)), None)
     if control is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -16,14 +15,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from convert.checkpoint import Checkpoint
 from convert.gguf_header import header_bytes
-from convert.text_rules import SPACE, TextRules
 from convert.vocabulary import Vocabulary
 from edge.gguf_format import MetadataEntry, ValueType
 from edge.llama.model import Model
 from edge.llama.vocab import Vocab
 from tests.hard_text import HARD_TEXT
 
-GUARD = "\ufdd0"
 END = "<|endoftext|>"
 PIECES = 1500
 
@@ -152,26 +149,13 @@ def differing(
     texts: Mapping[str, str],
     *,
     special: bool = False,
-    rules: TextRules | None = None,
 ) -> dict[str, tuple[list[int], list[int]]]:
     """Texts for which llama.cpp's ids differ from the tokenizer's, with both; `special` reads control tokens too."""
     tokenizer.encode_special_tokens = not special
     found = {}
     for name, text in texts.items():
         expected = tokenizer.encode(text, add_special_tokens=False).ids
-        got = tokens_by_rules(vocab, text, rules or TextRules(), special=special)
+        got = vocab.tokenize(text, parse_special=special)
         if got != expected:
             found[name] = expected, got
     return found
-
-
-def tokens_by_rules(vocab: Vocab, text: str, rules: TextRules, *, special: bool = False) -> list[int]:
-    """The ids of a whole text after what the keys of our own ask for."""
-    if rules.normalization:
-        text = unicodedata.normalize(rules.normalization, text)
-    if not rules.prefix_space or not text:
-        return vocab.tokenize(text, parse_special=special)
-    # behind a character that no token contains, llama.cpp puts no space in front of the text
-    before = vocab.tokenize(GUARD, parse_special=special)
-    text = text if text.startswith((" ", SPACE)) else " " + text
-    return vocab.tokenize(GUARD + text, parse_special=special)[len(before) :]

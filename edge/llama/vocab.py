@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import unicodedata
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from edge.errors import EdgeError
 from edge.llama.library import backend
 
 if TYPE_CHECKING:
     from edge.llama.model import Model
 
 _PIECE_BUFFER_BYTES = 256
+_TEXT_ATTRIBUTES = 1 << 2 | 1 << 4  # LLAMA_TOKEN_ATTR_NORMAL, LLAMA_TOKEN_ATTR_USER_DEFINED
+_GUARD = "\ufdd0"  # a Unicode noncharacter
+_SPACE = "\u2581"  # how SentencePiece writes a space
 
 
 class Vocab:
@@ -23,6 +28,8 @@ class Vocab:
         self._pointer = self._llama.llama_model_get_vocab(model.pointer)
         self._buffer = ctypes.create_string_buffer(_PIECE_BUFFER_BYTES)
         self.size: int = self._llama.llama_vocab_n_tokens(self._pointer)
+        self._normalization = _normalization(model.metadata("edge.tokenizer.normalization"))
+        self._prefix_space = model.metadata("edge.tokenizer.prefix_space")
 
     @property
     def bos_token(self) -> int | None:
@@ -50,14 +57,28 @@ class Vocab:
     def _id_or_none(token: int) -> int | None:
         return None if token < 0 else token
 
-    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
-        """Token ids of a text; with `parse_special`, control tokens written out in it become their ids."""
+    def tokenize(self, text: str, *, parse_special: bool = False, starts_text: bool = True) -> list[int]:
+        """Token ids of a text; with `parse_special`, control tokens written out in it become their ids.
+
+        `starts_text` is False for what follows a control token: some tokenizers put a space before a whole text only.
+        What a file says under `edge.tokenizer` is done here, because llama.cpp has no such rules.
+        """
+        if self._normalization:
+            text = unicodedata.normalize(self._normalization, text)
+        if self._prefix_space is None or not text:
+            return self._tokenize(text, parse_special)
+        wants_space = (starts_text or self._prefix_space == "always") and not text.startswith((" ", _SPACE))
+        # behind a character that no token contains, llama.cpp puts no space in front of the text by itself
+        before = self._tokenize(_GUARD, parse_special)
+        return self._tokenize(_GUARD + " " * wants_space + text, parse_special)[len(before) :]
+
+    def _tokenize(self, text: str, parse_special: bool) -> list[int]:
         encoded = text.encode("utf-8", "surrogatepass")
         capacity = len(encoded) + 8
         while True:
             tokens = (self._llama.llama_token * capacity)()
             count = self._llama.llama_tokenize(
-                self._pointer, encoded, len(encoded), tokens, capacity, add_special, parse_special
+                self._pointer, encoded, len(encoded), tokens, capacity, False, parse_special
             )
             if count >= 0:
                 return list(tokens[:count])
@@ -65,7 +86,7 @@ class Vocab:
 
     def piece(self, token: int) -> bytes:
         """The bytes a token adds to the text; control tokens add none."""
-        return self._piece(token, special=False)
+        return self._piece(token, special=token in self._ordinary_tokens)
 
     def _piece(self, token: int, *, special: bool) -> bytes:
         buffer = self._buffer
@@ -84,19 +105,53 @@ class Vocab:
         return self._piece(token, special=True).decode("utf-8", "replace")
 
     def is_control(self, token: int) -> bool:
-        return bool(self._llama.llama_vocab_is_control(self._pointer, token))
+        return token in self._control_tokens
 
     def is_end_of_generation(self, token: int) -> bool:
-        return bool(self._llama.llama_vocab_is_eog(self._pointer, token))
+        return token in self.end_tokens
 
     @cached_property
     def special_tokens(self) -> dict[str, int]:
         """Control tokens by their text."""
-        is_control, pointer = self._llama.llama_vocab_is_control, self._pointer
-        return {self.text(token): token for token in range(self.size) if is_control(pointer, token)}
+        return {self.text(token): token for token in sorted(self._control_tokens)}
 
     @cached_property
     def end_tokens(self) -> frozenset[int]:
         """Every token that ends a generation."""
+        candidates = {self.eos_token, self.eot_token, *self._control_tokens} - {None}
         is_end, pointer = self._llama.llama_vocab_is_eog, self._pointer
-        return frozenset(token for token in range(self.size) if is_end(pointer, token))
+        return frozenset(token for token in candidates if token is not None and is_end(pointer, token))
+
+    @cached_property
+    def _control_tokens(self) -> frozenset[int]:
+        return frozenset(self._marked_control) - self._ordinary_tokens
+
+    @cached_property
+    def _marked_control(self) -> list[int]:
+        is_control, pointer = self._llama.llama_vocab_is_control, self._pointer
+        return [token for token in range(self.size) if is_control(pointer, token)]
+
+    @cached_property
+    def _ordinary_tokens(self) -> frozenset[int]:
+        """Tokens that llama.cpp treats as control tokens because of their text, although the file calls them text.
+
+        Such is `</s>` in Gemma and Qwen, where it is HTML and ends nothing.
+        """
+        get_attributes, pointer = self._llama.llama_vocab_get_attr, self._pointer
+        return frozenset(
+            token
+            for token in self._marked_control
+            if get_attributes(pointer, token) & _TEXT_ATTRIBUTES
+            and self.text(token) == "</s>"
+            and token not in (self.eos_token, self.eot_token)
+        )
+
+
+def _normalization(name: str | None) -> Literal["NFC"] | None:
+    """The normal form a file asks for; one that is not known is an error, for the ids would be others."""
+    if name not in (None, "NFC"):
+        raise EdgeError(
+            f"The file asks for the text normalization {name!r}, which this version does not know.",
+            hint="Upgrade with: pip install --upgrade edge-llm",
+        )
+    return "NFC" if name else None

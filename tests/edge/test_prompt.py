@@ -251,7 +251,7 @@ def test_plain_text_gets_a_bos_and_nothing_else_special() -> None:
 
 def test_a_vocabulary_that_merges_plain_text_into_a_control_token_is_refused() -> None:
     class Merging(ToyVocabulary):
-        def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        def tokenize(self, text: str, *, parse_special: bool = False, starts_text: bool = True) -> list[int]:
             return super().tokenize(text, parse_special=True)
 
     with pytest.raises(EdgeError, match="merges plain text into the control token '</s>'"):

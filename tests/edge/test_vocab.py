@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from convert.gguf_header import header_bytes
+from edge.errors import EdgeError
 from edge.gguf_format import MetadataEntry, ValueType
 from edge.llama.model import Model
 from edge.llama.vocab import Vocab
@@ -20,7 +21,13 @@ LONG_CONTROL = "<|" + "x" * 3000 + "|>"
 # the printable stand-ins of GPT-2's byte alphabet for the bytes 0x21 to 0x7e are the bytes themselves
 LETTERS = [chr(code) for code in range(0x21, 0x7F)]
 SPACE, NEWLINE = "Ġ", "Ċ"
-SPECIAL = {"<|begin|>": CONTROL, "<|finish|>": CONTROL, LONG_CONTROL: CONTROL, "<tool>": USER_DEFINED}
+SPECIAL = {
+    "<|begin|>": CONTROL,
+    "<|finish|>": CONTROL,
+    LONG_CONTROL: CONTROL,
+    "<tool>": USER_DEFINED,
+    "</s>": USER_DEFINED,
+}
 TOKENS = [*LETTERS, SPACE, NEWLINE, "ab", "abc", "Ġabc", LONG_WORD, *SPECIAL]
 MERGES = ["a b", "ab c", "Ġ abc"]
 
@@ -63,7 +70,7 @@ def test_control_token_longer_than_the_buffer_has_its_whole_text(vocab: Vocab) -
 
 
 def test_pieces_are_the_bytes_of_every_token_and_control_tokens_add_none(vocab: Vocab) -> None:
-    shown = [*LETTERS, " ", "\n", "ab", "abc", " abc", LONG_WORD, "", "", "", "<tool>"]
+    shown = [*LETTERS, " ", "\n", "ab", "abc", " abc", LONG_WORD, "", "", "", "<tool>", "</s>"]
     assert vocab.size == len(TOKENS)
     assert vocab.pieces() == [text.encode() for text in shown]
 
@@ -89,7 +96,6 @@ def test_text_is_merged_into_tokens(vocab: Vocab) -> None:
 
 
 def test_more_tokens_than_the_text_has_bytes_are_no_problem(vocab: Vocab) -> None:
-    assert vocab.tokenize("", add_special=True) == [vocab.bos_token]
     assert vocab.tokenize("") == []
 
 
@@ -129,3 +135,58 @@ def test_real_vocabulary_ends_a_generation_with_its_end_of_turn(demo_gguf: Path)
     with Model(demo_gguf, vocabulary_only=True) as model:
         ends = {model.vocab.text(token) for token in model.vocab.end_tokens}
     assert "<|im_end|>" in ends
+
+
+def test_html_strike_through_is_text_where_the_file_says_so(vocab: Vocab) -> None:
+    # llama.cpp takes any token of this text for the end of a generation
+    token = TOKENS.index("</s>")
+    assert not vocab.is_control(token)
+    assert not vocab.is_end_of_generation(token)
+    assert vocab.end_tokens == {TOKENS.index("<|finish|>")}
+
+
+def rules_vocab(path: Path, *rules: tuple[str, str]) -> Model:
+    """A SentencePiece vocabulary of single letters whose file says the given rules."""
+    tokens = ["<unk>", "<s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "e", "é", "▁a"]
+    types = [2, 3, *[6] * 256, *[1] * 5]
+    entries = [
+        MetadataEntry("general.architecture", ValueType.STRING, "llama"),
+        MetadataEntry("tokenizer.ggml.model", ValueType.STRING, "llama"),
+        MetadataEntry("tokenizer.ggml.tokens", ValueType.ARRAY, tokens, ValueType.STRING),
+        MetadataEntry("tokenizer.ggml.scores", ValueType.ARRAY, [0.0] * len(tokens), ValueType.FLOAT32),
+        MetadataEntry("tokenizer.ggml.token_type", ValueType.ARRAY, types, ValueType.INT32),
+        MetadataEntry("tokenizer.ggml.add_space_prefix", ValueType.BOOL, True),
+        *(MetadataEntry(f"edge.tokenizer.{name}", ValueType.STRING, value) for name, value in rules),
+    ]
+    path.write_bytes(header_bytes(entries, []))
+    return Model(path, vocabulary_only=True)
+
+
+@pytest.mark.parametrize(
+    ("rule", "starts_text", "text", "expected"),
+    [
+        ("first", True, "a", "▁a"),
+        ("first", False, "a", "a"),
+        ("first", True, " a", "▁a"),
+        ("always", False, "a", "▁a"),
+        ("always", False, " a", "▁a"),
+        ("always", True, "", ""),
+    ],
+)
+def test_space_is_put_in_front_as_the_file_says(
+    rule: str, starts_text: bool, text: str, expected: str, tmp_path: Path
+) -> None:
+    with rules_vocab(tmp_path / "rules.gguf", ("prefix_space", rule)) as model:
+        tokens = model.vocab.tokenize(text, starts_text=starts_text)
+        assert b"".join(map(model.vocab.piece, tokens)).decode() == expected.replace("▁", " ")
+        assert len(tokens) == bool(expected)
+
+
+def test_text_is_normalized_as_the_file_says(tmp_path: Path) -> None:
+    with rules_vocab(tmp_path / "rules.gguf", ("prefix_space", "first"), ("normalization", "NFC")) as model:
+        assert model.vocab.tokenize("e\u0301", starts_text=False) == model.vocab.tokenize("é", starts_text=False)
+
+
+def test_unknown_normalization_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EdgeError, match="asks for the text normalization 'NFKC', which this version does not know"):
+        rules_vocab(tmp_path / "rules.gguf", ("normalization", "NFKC"))

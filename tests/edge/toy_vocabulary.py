@@ -31,7 +31,7 @@ class ToyVocabulary:
         self._space_prefix = space_prefix
         self._strips_following = strips_following
 
-    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
+    def tokenize(self, text: str, *, parse_special: bool = False, starts_text: bool = True) -> list[int]:
         parts: list[str | int] = [text]
         for control in sorted(self.special_tokens, key=len, reverse=True) if parse_special else ():
             parts = [piece for part in parts for piece in self._cut(part, control)]
@@ -84,7 +84,7 @@ class ByteVocabulary:
         names = {known: text for text, known in self.special_tokens.items()}
         return names.get(token, self._pieces[token].decode("latin-1"))
 
-    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
+    def tokenize(self, text: str, *, parse_special: bool = False, starts_text: bool = True) -> list[int]:
         left = (b" " if self._space_prefix and text else b"") + text.encode()
         tokens = []
         while left:
