@@ -1,0 +1,28 @@
+"""The table of model families: what their tensors are called, their shapes, and what a GGUF file says about them.
+
+A family is a record in one of these modules, a tiny checkpoint in the tests, and nothing else. Tensors are described
+from the side of the checkpoint, so that one that is missing, left over or misshapen is known before a weight is read.
+Sources: transformers' modeling files for names and shapes, llama.cpp's src/models for what it expects.
+"""
+
+from __future__ import annotations
+
+from convert.families.gemma import GEMMA2
+from convert.families.llama import LLAMA
+from convert.families.qwen import QWEN2, QWEN3
+from convert.families.record import Family as Family
+from convert.families.record import KeyRule as KeyRule
+from convert.families.record import TensorRule as TensorRule
+from convert.families.record import check_reproducible as check_reproducible
+from edge.errors import EdgeError
+
+FAMILIES: tuple[Family, ...] = (LLAMA, GEMMA2, QWEN2, QWEN3)
+
+
+def find_family(hf_architecture: str) -> Family:
+    """The family of a config.json's `architectures` entry. EdgeError that lists the known ones if there is none."""
+    for family in FAMILIES:
+        if hf_architecture in family.hf_architectures:
+            return family
+    known = ", ".join(name for family in FAMILIES for name in family.hf_architectures)
+    raise EdgeError(f"The architecture {hf_architecture!r} is not supported.", hint=f"Known are: {known}.")

@@ -1,0 +1,32 @@
+"""Llama and what copies its layout: Mistral, SmolLM2."""
+
+from __future__ import annotations
+
+from gguf.constants import MODEL_ARCH, MODEL_TENSOR
+
+from convert.families.parts import (
+    DECODER_KEYS,
+    FEED_FORWARD_BIASES,
+    attention,
+    attention_biases,
+    decoder,
+    per_block,
+)
+from convert.families.record import Family
+from convert.transforms import ROPE_PAIRS
+
+LLAMA = Family(
+    name="llama",
+    architecture=MODEL_ARCH.LLAMA,
+    hf_architectures=("LlamaForCausalLM", "MistralForCausalLM"),
+    activations=("silu",),
+    tensors=decoder(
+        *attention(ROPE_PAIRS),
+        *attention_biases(ROPE_PAIRS, "optional"),
+        per_block(MODEL_TENSOR.ATTN_OUT, "self_attn.o_proj.bias", "hidden", presence="optional"),
+        *FEED_FORWARD_BIASES,
+    ),
+    keys=DECODER_KEYS,
+    rope_scalings=("default", "linear", "llama3"),
+    is_70b=lambda shape: shape.layers == 80 and shape.heads != shape.key_value_heads,
+)

@@ -1,0 +1,42 @@
+"""Qwen 2, 2.5 and 3."""
+
+from __future__ import annotations
+
+from gguf.constants import MODEL_ARCH, MODEL_TENSOR
+
+from convert.families.parts import DECODER_KEYS, attention, attention_biases, decoder, per_block
+from convert.families.record import Family
+from convert.hyperparameters import Hyperparameters
+
+
+def _qwen2_objection(shape: Hyperparameters) -> str | None:
+    if shape.query != shape.hidden:
+        return (
+            f"{shape.heads} heads of {shape.head_dim} are not hidden_size {shape.hidden}, llama.cpp takes them for it"
+        )
+    return None
+
+
+QWEN2 = Family(
+    name="qwen2",
+    architecture=MODEL_ARCH.QWEN2,
+    hf_architectures=("Qwen2ForCausalLM",),
+    activations=("silu",),
+    tensors=decoder(*attention(None), *attention_biases(None, "required")),
+    keys=DECODER_KEYS,
+    objection=_qwen2_objection,
+    is_70b=lambda shape: shape.layers == 80,
+)
+
+QWEN3 = Family(
+    name="qwen3",
+    architecture=MODEL_ARCH.QWEN3,
+    hf_architectures=("Qwen3ForCausalLM",),
+    activations=("silu",),
+    tensors=decoder(
+        *attention(None),
+        per_block(MODEL_TENSOR.ATTN_Q_NORM, "self_attn.q_norm.weight", "head_dim"),
+        per_block(MODEL_TENSOR.ATTN_K_NORM, "self_attn.k_norm.weight", "head_dim"),
+    ),
+    keys=DECODER_KEYS,
+)
