@@ -1,0 +1,65 @@
+"""What a tiny checkpoint is made of, and the configuration that most of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.tiny.shapes import Shapes, decoder_shapes
+
+CONTEXT_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class TinyCheckpoint:
+    """What to write. `config` and `generation_config` are the JSON documents; `tokenizer` is a folder's name."""
+
+    name: str
+    tokenizer: str
+    config: Mapping[str, Any]
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
+    shards: int = 1
+    shapes: Callable[[Mapping[str, Any]], Shapes] = decoder_shapes
+    """The shape of every tensor, from the configuration."""
+    norm_center: float = 1.0
+    """Around which the weights of norms lie: 0 where the model adds one to them."""
+
+    @property
+    def head_dim(self) -> int:
+        config = self.config
+        return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+    @property
+    def text_config(self) -> Mapping[str, Any]:
+        """The language model's part of the configuration."""
+        text: Mapping[str, Any] = self.config.get("text_config", self.config)
+        return text
+
+
+def base_config(architecture: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that every family has, in the sizes that most checkpoints here use."""
+    return {
+        "architectures": [architecture],
+        "attention_dropout": 0.0,
+        "dtype": "bfloat16",
+        "hidden_act": "silu",
+        "hidden_size": 256,
+        "initializer_range": 0.02,
+        "intermediate_size": 512,
+        "max_position_embeddings": CONTEXT_TOKENS,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "pad_token_id": None,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "transformers_version": "5.23.0",
+        "use_cache": True,
+        **changes,
+    }
+
+
+def published(config: dict[str, Any]) -> dict[str, Any]:
+    """The same config as transformers 4 wrote it, which is what most of the hub has."""
+    return {**config, "torch_dtype": config.pop("dtype"), "transformers_version": "4.45.0"}
