@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,6 +48,8 @@ Quantization = Annotated[
 @app.callback(invoke_without_command=True)
 def _options(show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if show_version:
+        from importlib.metadata import version
+
         print(f"edge {version('edge-llm')}")
         raise typer.Exit
 
