@@ -1,7 +1,8 @@
 """Computes the reference logits of every tiny checkpoint with transformers in float32 and writes them beside itself.
 
 The only file of the project that needs torch and transformers. README.md beside it says how to run it.
-With `--sensitivity` it writes nothing and prints how far the logits move when a conversion gets one thing wrong.
+It makes all of them, or those of the checkpoints that are named. With `--sensitivity` it writes nothing and prints how
+far the logits move when a conversion gets one thing wrong.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import numpy.typing as npt
 import torch
 import transformers
 
+from tests.golden.stored import GoldenSequence, write_golden
 from tests.tiny import TINY, TinyCheckpoint, weights_sha256, write_tiny_checkpoint
 
-FOLDER = Path(__file__).parent
 SEQUENCE_TOKENS = (96, 64)  # both longer than the sliding window and the rope scaling's original context
-KEPT_POSITIONS = 24  # of each sequence, to keep the files small
+KEPT_POSITIONS = (72, 56)  # of each sequence
 LEAST_DIVERGENCE = 1e-4  # what a mistake must at least cause, to tell it from rounding (1e-6 at most)
 
 Logits = npt.NDArray[np.float32]
@@ -32,28 +33,25 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
+    names = [name for name in sys.argv[1:] if name != "--sensitivity"] or list(TINY)
     with tempfile.TemporaryDirectory() as directory:
-        folders = {name: write_tiny_checkpoint(name, Path(directory)) for name in TINY}
+        folders = {name: write_tiny_checkpoint(name, Path(directory)) for name in names}
         if "--sensitivity" in sys.argv[1:]:
             print_sensitivity(folders)
         else:
             for name, folder in folders.items():
-                write_golden(TINY[name], folder)
+                make_golden(TINY[name], folder)
 
 
-def write_golden(checkpoint: TinyCheckpoint, folder: Path) -> None:
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "versions": np.array([f"torch {torch.__version__}", f"transformers {transformers.__version__}"]),
-        "weights_sha256": np.array(weights_sha256(folder)),
-    }
+def make_golden(checkpoint: TinyCheckpoint, folder: Path) -> None:
     model = load(folder)
-    for number, tokens in enumerate(sequences(checkpoint)):
-        positions = np.linspace(0, len(tokens) - 1, KEPT_POSITIONS).astype(np.int64)
-        arrays[f"tokens_{number}"] = tokens.astype(np.int32)
-        arrays[f"positions_{number}"] = positions.astype(np.int32)
-        arrays[f"logits_{number}"] = logits(model, tokens)[positions]
-    path = FOLDER / f"{checkpoint.name}.npz"
-    np.savez_compressed(path, **arrays)
+    stored = []
+    for tokens, kept in zip(sequences(checkpoint), KEPT_POSITIONS, strict=True):
+        positions = np.linspace(0, len(tokens) - 1, kept).astype(np.int64)
+        computed = logits(model, tokens)[positions, : checkpoint.vocabulary]
+        stored.append(GoldenSequence(tokens.astype(np.int32), positions.astype(np.int32), computed))
+    versions = [f"torch {torch.__version__}", f"transformers {transformers.__version__}"]
+    path = write_golden(checkpoint.name, versions, weights_sha256(folder), stored)
     print(f"{path.name}: {path.stat().st_size} bytes")
 
 
@@ -61,7 +59,7 @@ def sequences(checkpoint: TinyCheckpoint) -> Iterator[npt.NDArray[np.int64]]:
     """Token ids drawn evenly from the vocabulary, the same for every checkpoint of a vocabulary size."""
     generator = np.random.default_rng(7)
     for count in SEQUENCE_TOKENS:
-        yield generator.integers(0, checkpoint.config["vocab_size"], count)
+        yield generator.integers(0, checkpoint.vocabulary, count)
 
 
 def load(folder: Path, **config: Any) -> Any:

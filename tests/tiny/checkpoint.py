@@ -24,11 +24,18 @@ class TinyCheckpoint:
     """The shape of every tensor, from the configuration."""
     norm_center: float = 1.0
     """Around which the weights of norms lie: 0 where the model adds one to them."""
+    padding_tokens: int = 0
+    """Rows of embeddings beyond the tokenizer's vocabulary that a conversion leaves out."""
 
     @property
     def head_dim(self) -> int:
         config = self.config
         return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens of the converted model."""
+        return int(self.text_config["vocab_size"]) - self.padding_tokens
 
     @property
     def text_config(self) -> Mapping[str, Any]:
