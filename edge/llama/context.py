@@ -112,7 +112,7 @@ class Context:
         self.context_tokens: int = self._llama.llama_n_ctx(self.pointer)
         self.batch_tokens: int = self._llama.llama_n_batch(self.pointer)
         self._memory = self._llama.llama_get_memory(self.pointer)
-        self._vocabulary_size = model.vocab.size
+        self._logits_type = ctypes.c_float * model.vocab.size
 
     def __enter__(self) -> Self:
         return self
@@ -147,7 +147,8 @@ class Context:
         """Logits after the token at `index` of the last batch: a view [vocabulary], valid until the next decode."""
         pointer = self._llama.llama_get_logits_ith(self.pointer, index)
         assert pointer, f"no logits were asked for at index {index}"
-        return np.ctypeslib.as_array(pointer, shape=(self._vocabulary_size,))
+        row = self._logits_type.from_address(ctypes.addressof(pointer.contents))
+        return np.frombuffer(memoryview(row), np.float32)
 
     def remove(self, sequence: int, first_position: int) -> bool:
         """Forget a sequence from a position on; False if this kind of memory cannot."""
