@@ -40,7 +40,7 @@ class Engine:
 
     def __init__(self, path: Path, settings: ModelSettings | None = None) -> None:
         settings = settings or ModelSettings()
-        read_gguf(path)  # native code only sees files that are sound
+        path = read_gguf(path).path  # native code only sees files that are sound; of a split model, the first part
         self._model = Model(path, gpu_layers=settings.gpu_layers)
         try:
             self._context = _make_context(self._model, settings)

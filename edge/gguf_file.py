@@ -2,7 +2,8 @@
 
 A file that passes keeps the promises that llama.cpp takes for granted: counts and lengths stay inside the file, names
 are unique and short enough, each tensor's shape, type and place fit together. It knows the container only: what the
-metadata may say is judged by `edge.gguf_check`, and which tensors a family needs is left to llama.cpp.
+metadata may say is judged by `edge.gguf_check`, and which tensors a family needs is left to llama.cpp. A model that
+was split is read as one, whichever of its files is given.
 
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (format), llama.cpp's ggml/src/gguf.cpp (limits).
 """
@@ -13,7 +14,7 @@ import mmap
 import struct
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,6 +33,7 @@ from edge.gguf_format import (
     ValueType,
     align,
 )
+from edge.gguf_split import COUNT_KEY, NUMBER_KEY, TENSOR_COUNT_KEY, parse_part_name, why_no_part
 
 MAX_HEADER_BYTES = 128 << 20
 """Far above the largest known vocabulary (about 20 MB), far below what a hostile count could ask for."""
@@ -49,17 +51,23 @@ _SMALLEST_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8  # length and text of the name, r
 _FETCH_AGAIN = "The file is damaged or its download did not finish: fetch it again, or convert the checkpoint again."
 _NOT_A_MODEL = "Give a .gguf model file; a Hugging Face checkpoint becomes one with `edge convert`."
 _CONVERT_AGAIN = "llama.cpp cannot load it: convert the model again from its checkpoint."
+_KEEP_TOGETHER = (
+    "Keep all parts in one folder, under the names they were made with: NAME-00001-of-00003.gguf and so on."
+)
+_OTHER_PARTS = "The parts are of different models or conversions: fetch all of them again."
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor of the file: `shape` has the columns first (ggml's ne), `offset` counts from the start of the file."""
+    """A tensor of the file: `shape` has the columns first (ggml's ne), `offset` counts from the start of `path`."""
 
     name: str
     shape: tuple[int, ...]
     type: TensorType
     offset: int
     n_bytes: int
+    path: Path
+    """The file that holds it: of a split model, one of its parts."""
 
     @property
     def n_elements(self) -> int:
@@ -71,7 +79,10 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """The header of a sound GGUF file. Nothing stays open: who needs the tensors' bytes reads them from `path`."""
+    """The header of a sound GGUF file, or of a split model, whose `path` is its first part: the one to load.
+
+    Nothing stays open: who needs a tensor's bytes reads them from the tensor's `path`.
+    """
 
     path: Path
     version: int
@@ -82,6 +93,9 @@ class GGUFFile:
     tensors: Mapping[str, TensorInfo]
     data_offset: int
     file_bytes: int
+    """Of all parts, if the model was split."""
+    parts: tuple[Path, ...] = ()
+    """The files of a split model in order; empty for a model that is one file."""
 
     @property
     def architecture(self) -> str:
@@ -89,7 +103,45 @@ class GGUFFile:
 
 
 def read_gguf(path: Path) -> GGUFFile:
-    """Reads and checks the header of the file at `path`; EdgeError when llama.cpp could not rely on it."""
+    """Reads and checks the header of the file at `path`; EdgeError when llama.cpp could not rely on it.
+
+    For any part of a split model, those of all its parts.
+    """
+    file = _read_header(path)
+    return _read_set(path, file) if _is_part(file.metadata) else file
+
+
+def _read_set(path: Path, given: GGUFFile) -> GGUFFile:
+    """The split model that a part belongs to, as one."""
+    name = parse_part_name(path.name)
+    assert name is not None, f"{path} was not checked to be a part"
+    paths = [path.with_name(str(part)) for part in name.all()]
+    for part in paths:
+        if part.name != path.name and not part.is_file():
+            raise EdgeError(f"{part} is missing: {path.name} is one of {name.count} parts.", hint=_KEEP_TOGETHER)
+    files = [given if part.name == path.name else _read_header(part) for part in paths]
+    first, tensors = files[0], dict[str, TensorInfo]()
+    promised = first.metadata.get(TENSOR_COUNT_KEY)
+    for file in files:
+        if not _is_part(file.metadata) or file.metadata.get(TENSOR_COUNT_KEY) != promised:
+            raise EdgeError(f"{file.path} does not belong to the same model as {first.path}.", hint=_OTHER_PARTS)
+        if twice := tensors.keys() & file.tensors.keys():
+            raise EdgeError(f"{file.path} has the tensor {_shown(min(twice))} of another part.", hint=_OTHER_PARTS)
+        tensors.update(file.tensors)
+    if len(tensors) != promised:
+        raise EdgeError(
+            f"The {name.count} parts of {first.path} hold {len(tensors)} tensors; {TENSOR_COUNT_KEY} is {promised}.",
+            hint=_OTHER_PARTS,
+        )
+    return replace(first, tensors=tensors, file_bytes=sum(file.file_bytes for file in files), parts=tuple(paths))
+
+
+def _is_part(metadata: Mapping[str, Value]) -> bool:
+    count = metadata.get(COUNT_KEY, 0)
+    return isinstance(count, int) and count > 1
+
+
+def _read_header(path: Path) -> GGUFFile:
     try:
         with path.open("rb") as file:
             file_bytes = file.seek(0, 2)
@@ -121,8 +173,12 @@ class _Header:
         entries = self._entries(entry_count)
         metadata: dict[str, Value] = {entry.key: entry.value for entry in entries.values()}  # type: ignore[misc]
         alignment = self._alignment(entries)
-        self._check_is_whole_model(metadata)
-        if reason := why_llama_cpp_would_abort(metadata):
+        if _is_part(metadata) and (reason := why_no_part(entries, parse_part_name(self.path.name))):
+            self._refuse(reason, _KEEP_TOGETHER)
+        is_model = not (_is_part(metadata) and metadata[NUMBER_KEY])  # the first part has the keys of the whole model
+        if is_model:
+            self._check_is_model(metadata)
+        if is_model and (reason := why_llama_cpp_would_abort(metadata)):
             self._refuse(reason, _CONVERT_AGAIN)
         placed = [self._tensor() for _ in range(tensor_count)]
         data_offset = align(self.position, alignment) if placed else self.position
@@ -219,18 +275,10 @@ class _Header:
             self._refuse(f"has an alignment of {alignment}, which is no power of two", _CONVERT_AGAIN)
         return alignment
 
-    def _check_is_whole_model(self, metadata: Mapping[str, Value]) -> None:
+    def _check_is_model(self, metadata: Mapping[str, Value]) -> None:
         architecture = metadata.get("general.architecture")
         if not isinstance(architecture, str) or not architecture:
             self._refuse("does not say its general.architecture: it is no model", _NOT_A_MODEL)
-        parts = metadata.get("split.count", 0)
-        if isinstance(parts, int) and parts > 1:
-            number = metadata.get("split.no", 0)
-            place = f"part {number + 1}" if isinstance(number, int) else "a part"
-            self._refuse(
-                f"is {place} of a model that was split into {parts} files",
-                "Merge them first: llama-gguf-split --merge FIRST-PART.gguf MERGED.gguf",
-            )
 
     def _tensor(self) -> TensorInfo:
         """The description of one tensor; its offset still counts from the start of the data."""
@@ -255,10 +303,10 @@ class _Header:
                 f"which do not fill the blocks of {kind.block_elements} of {kind.name}",
                 _CONVERT_AGAIN,
             )
-        tensor = TensorInfo(name, shape, kind, offset, 0)
+        tensor = TensorInfo(name, shape, kind, offset, 0, self.path)
         if tensor.n_elements > _INT64_MAX:
             self._refuse(f"gives tensor {_shown(name)} the shape {list(shape)}: more values than can be counted")
-        return TensorInfo(name, shape, kind, offset, tensor.n_elements // kind.block_elements * kind.block_bytes)
+        return replace(tensor, n_bytes=tensor.n_elements // kind.block_elements * kind.block_bytes)
 
     def _place(self, described: Sequence[TensorInfo], data_offset: int, alignment: int) -> dict[str, TensorInfo]:
         """The tensors by name with absolute offsets; llama.cpp wants them one after another, in order, without gaps."""
@@ -277,7 +325,7 @@ class _Header:
                 self._refuse(f"has tensor {name} at byte {start} instead of {data_offset + expected}", _CONVERT_AGAIN)
             if start + tensor.n_bytes > self.file_bytes:
                 self._refuse(f"is cut off: tensor {name} reaches to byte {start + tensor.n_bytes} of {self.file_bytes}")
-            tensors[tensor.name] = TensorInfo(tensor.name, tensor.shape, tensor.type, start, tensor.n_bytes)
+            tensors[tensor.name] = replace(tensor, offset=start)
             expected = align(tensor.offset + tensor.n_bytes, alignment)
         return tensors
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edge.errors import EdgeError
+from edge.gguf_split import parse_part_name
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -190,25 +191,38 @@ def _unreachable(repository: str, reason: str) -> EdgeError:
 # Which files of a repository are wanted
 
 
-def choose_gguf(repository: str, names: Sequence[str], quantization: str | None) -> str | None:
-    """The GGUF file of that quantization, or of the first preferred one; None when there is no such file."""
+def choose_gguf(repository: str, names: Sequence[str], quantization: str | None) -> list[str]:
+    """The GGUF file of that quantization, or of the first preferred one; its parts in order, if it is split.
+
+    Empty when there is no such file.
+    """
     by_quantization = gguf_by_quantization(names)
     if quantization is None:
         quantization = next((name for name in PREFERRED_QUANTIZATIONS if name in by_quantization), None)
         if quantization is None and len(by_quantization) == 1:
             quantization = next(iter(by_quantization))
     files = by_quantization.get(quantization or "", [])
-    if any(_SPLIT_GGUF_NAME.search(name) for name in files):
+    if not files:
+        return []
+    wanted = _parts(files[0])
+    if others := [name for name in files if name not in wanted]:
         raise EdgeError(
-            f"{repository} has {quantization} only as a split file, such as {files[0]}; those cannot be run yet.",
-            hint="Choose another quantization, as in org/name:Q4_K_M, or merge the parts with llama.cpp's gguf-split.",
-        )
-    if len(files) > 1:
-        raise EdgeError(
-            f"{repository} has several {quantization or 'GGUF'} files: {', '.join(files)}.",
+            f"{repository} has several {quantization or 'GGUF'} files: {', '.join([files[0], *others])}.",
             hint="Download the one you want with `hf download`, and give its path.",
         )
-    return files[0] if files else None
+    if missing := [name for name in wanted if name not in files]:
+        raise EdgeError(
+            f"{repository} has {files[0]}, but not {missing[0]}: a part of the model is missing.",
+            hint="Choose another quantization, as in org/name:Q4_K_M.",
+        )
+    return wanted
+
+
+def _parts(name: str) -> list[str]:
+    """The names of all parts of the split model that a file belongs to; of any other file, its own."""
+    folder, slash, file = name.rpartition("/")
+    part = parse_part_name(file)
+    return [f"{folder}{slash}{other}" for other in part.all()] if part else [name]
 
 
 def gguf_by_quantization(names: Sequence[str]) -> Mapping[str, list[str]]:

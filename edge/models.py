@@ -101,7 +101,7 @@ def _from_hub(repository: str, quantization: str | None, hub: Hub, cache: Conver
         return known
     files = hub.files(repository)
     if gguf := choose_gguf(repository, files.names, quantization):
-        found = hub.download(repository, [gguf]) / gguf
+        found = hub.download(repository, gguf) / gguf[0]
     else:
         found = _converted_from_hub(repository, files, quantization, hub, cache)
     _write_record(record, found)

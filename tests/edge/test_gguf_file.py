@@ -267,10 +267,6 @@ HOSTILE_ENTRIES = {
         [("general.alignment", scalar(ValueType.UINT64, 32))],
         "has general.alignment as UINT64 instead of UINT32.",
     ),
-    "part of a split model": (
-        [("split.no", scalar(ValueType.UINT16, 1)), ("split.count", scalar(ValueType.UINT16, 3))],
-        "is part 2 of a model that was split into 3 files.",
-    ),
 }
 
 
@@ -376,12 +372,6 @@ def test_unknown_tensor_type_names_the_known_ones(tmp_path: Path) -> None:
 def test_metadata_that_would_abort_llama_cpp_is_refused(tmp_path: Path) -> None:
     layers = Document(entries=[("llama.block_count", scalar(ValueType.UINT32, 0))])
     assert refusal(tmp_path, layers) == "claims 0 layers instead of 1 to 512."
-
-
-def test_split_model_is_told_how_to_merge(tmp_path: Path) -> None:
-    with pytest.raises(EdgeError) as caught:
-        read(tmp_path, Document(entries=[("split.count", scalar(ValueType.UINT16, 2))]))
-    assert caught.value.hint == "Merge them first: llama-gguf-split --merge FIRST-PART.gguf MERGED.gguf"
 
 
 def test_every_truncation_of_a_small_file_is_refused(tmp_path: Path) -> None:

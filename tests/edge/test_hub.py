@@ -50,29 +50,36 @@ def test_files_beside_a_model_are_not_models() -> None:
 @pytest.mark.parametrize(
     ("names", "quantization", "chosen"),
     [
-        (["m-Q8_0.gguf", "m-Q4_K_M.gguf"], None, "m-Q4_K_M.gguf"),
-        (["m-Q8_0.gguf", "m-F16.gguf"], None, "m-Q8_0.gguf"),
-        (["m-Q2_K.gguf"], None, "m-Q2_K.gguf"),
-        (["m.gguf"], None, "m.gguf"),
-        (["m-Q2_K.gguf", "m-IQ1_S.gguf"], None, None),
-        (["m-Q8_0.gguf", "m-Q4_K_M.gguf"], "Q8_0", "m-Q8_0.gguf"),
-        (["m-Q8_0.gguf"], "Q4_K_M", None),
-        (["model.safetensors"], None, None),
-        ([], "Q8_0", None),
+        (["m-Q8_0.gguf", "m-Q4_K_M.gguf"], None, ["m-Q4_K_M.gguf"]),
+        (["m-Q8_0.gguf", "m-F16.gguf"], None, ["m-Q8_0.gguf"]),
+        (["m-Q2_K.gguf"], None, ["m-Q2_K.gguf"]),
+        (["m.gguf"], None, ["m.gguf"]),
+        (["m-Q2_K.gguf", "m-IQ1_S.gguf"], None, []),
+        (["m-Q8_0.gguf", "m-Q4_K_M.gguf"], "Q8_0", ["m-Q8_0.gguf"]),
+        (["m-Q8_0.gguf"], "Q4_K_M", []),
+        (["model.safetensors"], None, []),
+        ([], "Q8_0", []),
     ],
 )
 def test_gguf_is_chosen_by_quantization_or_preference(
-    names: list[str], quantization: str | None, chosen: str | None
+    names: list[str], quantization: str | None, chosen: list[str]
 ) -> None:
     assert choose_gguf("org/model", names, quantization) == chosen
 
 
-def test_split_gguf_is_refused_with_a_way_out() -> None:
-    names = ["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf", "m-Q4_K_M.gguf"]
-    assert choose_gguf("org/model", names, None) == "m-Q4_K_M.gguf"
-    with pytest.raises(EdgeError, match="org/model has Q8_0 only as a split file") as caught:
-        choose_gguf("org/model", names, "Q8_0")
-    assert "gguf-split" in caught.value.hint
+def test_every_part_of_a_split_gguf_is_chosen_in_order() -> None:
+    parts = [f"Q8_0/m-Q8_0-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    assert choose_gguf("org/model", [*reversed(parts), "m-Q4_K_M.gguf"], "Q8_0") == parts
+
+
+def test_split_gguf_that_lacks_a_part_is_refused_by_its_name() -> None:
+    names = ["m-Q8_0-00001-of-00003.gguf", "m-Q8_0-00003-of-00003.gguf"]
+    with pytest.raises(EdgeError) as caught:
+        choose_gguf("org/model", names, None)
+    assert caught.value.message == (
+        "org/model has m-Q8_0-00001-of-00003.gguf, but not m-Q8_0-00002-of-00003.gguf: a part of the model is missing."
+    )
+    assert caught.value.hint == "Choose another quantization, as in org/name:Q4_K_M."
 
 
 @pytest.mark.parametrize(
@@ -80,6 +87,7 @@ def test_split_gguf_is_refused_with_a_way_out() -> None:
     [
         (["a-Q8_0.gguf", "b-Q8_0.gguf"], "several Q8_0 files: a-Q8_0.gguf, b-Q8_0.gguf"),
         (["a.gguf", "b.gguf"], "several GGUF"),
+        (["m-Q8_0-00001-of-00001.gguf", "n-Q8_0.gguf"], "several Q8_0 files: m-Q8_0-00001-of-00001.gguf, n-Q8_0.gguf"),
     ],
 )
 def test_choice_between_files_of_one_quantization_is_left_to_the_person(names: list[str], message: str) -> None:
