@@ -13,17 +13,17 @@ from tests.tiny.checkpoint import TinyCheckpoint
 
 def tensor_values(checkpoint: TinyCheckpoint, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """The weights, bell-shaped, scaled so that attention is far from uniform and every norm and bias matters."""
-    noise = _noise(f"{checkpoint.name}/{name}", math.prod(shape)).reshape(shape)
+    values = noise(f"{checkpoint.name}/{name}", math.prod(shape)).reshape(shape)
     if name.endswith(".bias"):
-        return noise * np.float32(0.5)
+        return values * np.float32(0.5)
     if name.endswith("norm.weight"):
         center = checkpoint.norm_center + (0.4 if "q_norm" in name or "k_norm" in name else 0.0)
-        return noise * np.float32(0.25) + np.float32(center)
+        return values * np.float32(0.25) + np.float32(center)
     gain = {"q_proj": 1.4, "k_proj": 1.4, "lm_head": 2.0, "embed_tokens": 2.0}.get(name.split(".")[-2], 0.8)
-    return noise * np.float32(gain / math.sqrt(shape[-1]))
+    return values * np.float32(gain / math.sqrt(shape[-1]))
 
 
-def _noise(seed: str, count: int) -> npt.NDArray[np.float32]:
+def noise(seed: str, count: int) -> npt.NDArray[np.float32]:
     """Values of mean 0 and deviation 1: sums of four 16-bit numbers.
 
     They come from the raw bits of the generator, which numpy promises never to change, unlike its distributions.
