@@ -49,7 +49,7 @@ def make_golden(name: str, base: Path, adapter: Path) -> None:
             GoldenSequence(tokens.astype(np.int32), positions.astype(np.int32), logits(model, tokens)[positions])
         )
     versions = [f"{module.__name__} {module.__version__}" for module in (torch, transformers, peft)]
-    path = write_golden(f"adapter-{name}", versions, weights_sha256(adapter), stored)
+    path = write_golden(f"adapters/{name}", versions, weights_sha256(adapter), stored)
     print(f"{path.name}: {path.stat().st_size} bytes")
 
 
