@@ -15,16 +15,17 @@ import numpy.typing as npt
 
 from convert.checkpoint import Checkpoint
 from convert.families import Family, TensorRule, check_reproducible, find_family
-from convert.gguf_header import TensorHeader, header_bytes
 from convert.hyperparameters import Hyperparameters, read_hyperparameters
+from convert.layout import PartPlan, StoredTensor, lay_out
 from convert.metadata import file_metadata, model_metadata
-from convert.recipes import Recipe, tensor_types
+from convert.recipes import Recipe
 from convert.rope import frequency_factors
 from convert.safetensors_file import SourceTensor
+from convert.tensor_types import read_traits, tensor_types
 from convert.tokenizer import read_vocabulary
 from convert.transforms import Transform
 from edge.errors import EdgeError
-from edge.gguf_format import DEFAULT_ALIGNMENT, MetadataEntry, TensorType, align
+from edge.gguf_format import MetadataEntry, TensorType
 
 READABLE_DTYPES = ("F32", "F16", "BF16")
 _NAMES_SHOWN = 3
@@ -56,14 +57,26 @@ class TensorPlan:
 
 @dataclass(frozen=True)
 class FilePlan:
-    """One output file. `offsets` are absolute, by tensor name."""
+    """One model to write: one file, or the parts of a split one."""
 
     path: Path
+    """The model as one file; the parts of a split one are named after it."""
     recipe: Recipe
-    header: bytes
     types: Mapping[str, TensorType]
-    offsets: Mapping[str, int]
-    file_bytes: int
+    parts: tuple[PartPlan, ...]
+
+    @property
+    def file_bytes(self) -> int:
+        return sum(part.file_bytes for part in self.parts)
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(part.file_bytes - len(part.header) for part in self.parts)
+
+    @property
+    def first_path(self) -> Path:
+        """The file to load."""
+        return self.parts[0].path
 
 
 @dataclass(frozen=True)
@@ -86,15 +99,20 @@ class ConversionPlan:
         return sum(tensor.source.n_bytes for tensor in self.tensors if tensor.source)
 
 
-def plan_conversion(checkpoint: Checkpoint, targets: Mapping[Path, Recipe]) -> ConversionPlan:
-    """Plan the files of `targets` from a checkpoint. EdgeError for whatever keeps it from being converted rightly."""
+def plan_conversion(
+    checkpoint: Checkpoint, targets: Mapping[Path, Recipe], *, max_part_bytes: int | None = None
+) -> ConversionPlan:
+    """Plan the files of `targets` from a checkpoint. EdgeError for whatever keeps it from being converted rightly.
+
+    A model larger than `max_part_bytes` is split into parts of at most that size.
+    """
     family = find_family(checkpoint.architecture)
     shape = read_hyperparameters(checkpoint.config, tied_by_default=family.tied_by_default)
     check_reproducible(family, shape)
     tensors = tuple(plan_tensors(family, shape, checkpoint.tensors))
     vocabulary = read_vocabulary(checkpoint, shape.vocabulary)
     metadata = model_metadata(checkpoint, family, shape, vocabulary, _parameter_count(tensors))
-    files = tuple(_plan_file(path, recipe, metadata, tensors, family, shape) for path, recipe in targets.items())
+    files = tuple(_plan_file(path, recipe, metadata, tensors, max_part_bytes) for path, recipe in targets.items())
     return ConversionPlan(family, shape, tensors, files, vocabulary.limitations)
 
 
@@ -123,9 +141,8 @@ def plan_tensors(family: Family, shape: Hyperparameters, sources: Mapping[str, S
         _check_source(source, tuple(shape.size(dimension) for dimension in rule.shape), rule.shape)
         yield TensorPlan(rule.target_name(block), source.shape, source, rule.transform)
     _refuse_leftovers(family, set(sources) - used)
-    factors = frequency_factors(shape.rope)
-    if factors is not None:
-        yield TensorPlan("rope_freqs.weight", factors.shape, None, values=factors)
+    for name, factors in frequency_factors(shape.rope).items():
+        yield TensorPlan(name, factors.shape, None, values=factors)
 
 
 def _expanded(family: Family, shape: Hyperparameters) -> Iterator[tuple[TensorRule, int]]:
@@ -171,23 +188,12 @@ def _plan_file(
     recipe: Recipe,
     metadata: Sequence[MetadataEntry],
     tensors: Sequence[TensorPlan],
-    family: Family,
-    shape: Hyperparameters,
+    max_part_bytes: int | None,
 ) -> FilePlan:
     types = tensor_types(
         recipe,
         {tensor.name: tensor.shape for tensor in tensors},
-        blocks=shape.layers,
-        is_70b=family.is_70b(shape),
+        read_traits({entry.key: entry.value for entry in metadata}),
     )
-    relative: dict[str, int] = {}
-    end = 0
-    for tensor in tensors:
-        relative[tensor.name] = align(end, DEFAULT_ALIGNMENT)
-        end = relative[tensor.name] + tensor.rows * types[tensor.name].row_bytes(tensor.columns)
-    header = header_bytes(
-        [*metadata, *file_metadata(recipe)],
-        [TensorHeader(tensor.name, tensor.shape, types[tensor.name], relative[tensor.name]) for tensor in tensors],
-    )
-    offsets = {name: len(header) + offset for name, offset in relative.items()}
-    return FilePlan(path, recipe, header, types, offsets, align(len(header) + end, DEFAULT_ALIGNMENT))
+    stored = [StoredTensor(tensor.name, tensor.shape, types[tensor.name]) for tensor in tensors]
+    return FilePlan(path, recipe, types, lay_out(path, [*metadata, *file_metadata(recipe)], stored, max_part_bytes))

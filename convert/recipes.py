@@ -1,19 +1,19 @@
-"""Quantization recipes: which type each tensor gets.
+"""Quantization recipes as a table: the type of each kind of tensor, by its place in the model.
 
 A recipe is a default type and a list of rules; the first rule that fits a tensor decides. The rules are llama.cpp's, so
-that a file of ours holds the same bytes as one that llama_model_quantize makes.
-Source: llama.cpp, src/llama-quant.cpp (llama_tensor_get_type_impl, tensor_allows_quantization, tensor_type_fallback).
+that a file of ours holds the same bytes as one that llama_model_quantize makes. How a tensor finds its rule is for
+`convert.tensor_types`.
+Source: llama.cpp, src/llama-quant.cpp (llama_tensor_get_type_impl, llama_ftype_get_default_type).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from edge.errors import EdgeError
-from edge.gguf_format import TENSOR_TYPES, TensorType
+from edge.gguf_format import FILE_TYPES, TENSOR_TYPES
 
 
 class Role(StrEnum):
@@ -22,70 +22,298 @@ class Role(StrEnum):
     OUTPUT = "output"
     TOKEN_EMBEDDING = "token embedding"
     ATTENTION_VALUE = "attention value"
+    ATTENTION_KEY = "attention key"
+    ATTENTION_QUERY = "attention query"
+    ATTENTION_OUTPUT = "attention output"
     FEED_FORWARD_DOWN = "feed-forward down"
     OTHER = "other"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a tensor stands: `index` counts those of its role from the first block on, `count` is how many blocks."""
+class ModelTraits:
+    """What the rules ask of a model. `query_groups` is how many query heads share a key head, in the first block."""
 
-    role: Role
-    index: int
+    architecture: str
+    blocks: int
+    query_groups: int = 1
+    experts: int = 0
+    is_70b: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor stands among the `count` of its role: by `rank`, and for a feed-forward part also by `block`."""
+
+    rank: int
+    block: int
     count: int
-    is_70b: bool
+    model: ModelTraits
+    has_matrix: bool
+
+    @property
+    def feed_forward_index(self) -> int:
+        """Parts of experts are found by block, since a block has several of them."""
+        return self.block if self.model.experts > 1 else self.rank
+
+
+Condition = Callable[[Place], bool]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A tensor of this role gets this type where the condition holds."""
+    """A tensor of this role gets this type where all conditions hold."""
 
     role: Role
     type: str
-    condition: Callable[[Place], bool] = lambda place: True
+    conditions: tuple[Condition, ...] = ()
+    fallback: str | None = None
+    """What it gives way to when the columns do not fill the type's blocks, if that is not the usual type."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """`file_type` is llama_ftype's number, stored as general.file_type."""
-
     name: str
-    file_type: int
     default: str
     rules: tuple[Rule, ...] = ()
+    needs_matrix: bool = False
+    """Whether its types are so small that they are made with an importance matrix only."""
+
+    @property
+    def file_type(self) -> int:
+        """llama_ftype's number, stored as general.file_type."""
+        return FILE_TYPES[self.name]
+
+    @property
+    def is_quantized(self) -> bool:
+        return TENSOR_TYPES[self.default].is_quantized
 
 
-def _gets_more_bits(place: Place) -> bool:
+# Conditions
+
+
+def _gets_more_bits(index: int, count: int) -> bool:
     """The first and last eighth of the blocks, and every third between them."""
-    eighth = place.count // 8
-    return place.index < eighth or place.index >= 7 * place.count // 8 or (place.index - eighth) % 3 == 2
+    eighth = count // 8
+    return index < eighth or index >= 7 * count // 8 or (index - eighth) % 3 == 2
+
+
+def value_gets_more_bits(place: Place) -> bool:
+    return _gets_more_bits(place.rank, place.count)
+
+
+def down_gets_more_bits(place: Place) -> bool:
+    return _gets_more_bits(place.feed_forward_index, place.count)
+
+
+def is_in_first_eighth(place: Place) -> bool:
+    return place.feed_forward_index < place.count // 8
+
+
+def is_in_first_sixteenth(place: Place) -> bool:
+    return place.feed_forward_index < place.count // 16
+
+
+def ranks_in_first_eighth(place: Place) -> bool:
+    return place.rank < place.count // 8
+
+
+def is_among_first(number: int) -> Condition:
+    return lambda place: place.rank < number
+
+
+def has_grouped_queries(place: Place) -> bool:
+    return place.model.query_groups >= 4
+
+
+def has_eight_experts(place: Place) -> bool:
+    return place.model.experts == 8
+
+
+def has_four_experts_or_more(place: Place) -> bool:
+    return place.model.experts >= 4
+
+
+def is_70b(place: Place) -> bool:
+    return place.model.is_70b
+
+
+def has_matrix(place: Place) -> bool:
+    return place.has_matrix
+
+
+def has_no_matrix(place: Place) -> bool:
+    return not place.has_matrix
+
+
+# Rules that recipes share
+
+VALUE, KEY, QUERY = Role.ATTENTION_VALUE, Role.ATTENTION_KEY, Role.ATTENTION_QUERY
+MIX, DOWN = Role.ATTENTION_OUTPUT, Role.FEED_FORWARD_DOWN
+OUTPUT, EMBEDDING = Role.OUTPUT, Role.TOKEN_EMBEDDING
+
+# among experts, attention is so small a part that 8 bits cost next to nothing
+EXPERTS = (Rule(VALUE, "Q8_0", (has_eight_experts,)), Rule(KEY, "Q8_0", (has_eight_experts,)))
+EXPERTS_MIX = Rule(MIX, "Q5_K", (has_eight_experts,))
+OUTPUT_6_BIT = Rule(OUTPUT, "Q6_K")
+OUTPUT_5_BIT = Rule(OUTPUT, "Q5_K", fallback="Q8_0")
+VALUE_70B = Rule(VALUE, "Q5_K", (is_70b,))
+IQ4_RULES = (
+    OUTPUT_6_BIT,
+    *EXPERTS,
+    EXPERTS_MIX,
+    Rule(VALUE, "Q5_K", (has_grouped_queries,)),
+    Rule(DOWN, "Q5_K", (is_in_first_eighth, has_no_matrix)),
+)
+
+
+def _down_with_matrix(kind: str) -> Rule:
+    """The first blocks' sums go astray in types without a minimum, even with a matrix."""
+    return Rule(DOWN, kind, (is_in_first_eighth, has_matrix))
 
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe("F32", 0, "F32"),
-        Recipe("F16", 1, "F16"),
-        Recipe("BF16", 32, "BF16"),
-        Recipe("Q8_0", 7, "Q8_0"),
+        Recipe("F32", "F32"),
+        Recipe("F16", "F16"),
+        Recipe("BF16", "BF16"),
+        Recipe("Q8_0", "Q8_0"),
+        Recipe("Q6_K", "Q6_K", EXPERTS),
+        Recipe(
+            "Q5_K_M",
+            "Q5_K",
+            (
+                OUTPUT_6_BIT,
+                *EXPERTS,
+                Rule(VALUE, "Q6_K", (value_gets_more_bits,)),
+                Rule(DOWN, "Q6_K", (down_gets_more_bits,)),
+            ),
+        ),
+        Recipe("Q5_K_S", "Q5_K", (OUTPUT_6_BIT, *EXPERTS)),
+        Recipe("Q5_0", "Q5_0", (OUTPUT_6_BIT, *EXPERTS, _down_with_matrix("Q5_1"))),
+        Recipe("Q5_1", "Q5_1", (OUTPUT_6_BIT, *EXPERTS)),
         Recipe(
             "Q4_K_M",
-            15,
             "Q4_K",
             (
-                Rule(Role.OUTPUT, "Q6_K"),
-                Rule(Role.ATTENTION_VALUE, "Q6_K", _gets_more_bits),
-                Rule(Role.ATTENTION_VALUE, "Q5_K", lambda place: place.is_70b),
-                Rule(Role.FEED_FORWARD_DOWN, "Q6_K", _gets_more_bits),
+                OUTPUT_6_BIT,
+                *EXPERTS,
+                EXPERTS_MIX,
+                Rule(VALUE, "Q6_K", (value_gets_more_bits,)),
+                VALUE_70B,
+                Rule(DOWN, "Q6_K", (down_gets_more_bits,)),
             ),
+        ),
+        Recipe(
+            "Q4_K_S",
+            "Q4_K",
+            (
+                OUTPUT_6_BIT,
+                *EXPERTS,
+                EXPERTS_MIX,
+                Rule(VALUE, "Q5_K", (is_among_first(4),)),
+                VALUE_70B,
+                Rule(DOWN, "Q5_K", (is_in_first_eighth,)),
+            ),
+        ),
+        Recipe("Q4_0", "Q4_0", (OUTPUT_6_BIT, *EXPERTS, _down_with_matrix("Q4_1"))),
+        Recipe("Q4_1", "Q4_1", (OUTPUT_6_BIT, *EXPERTS)),
+        Recipe(
+            "Q3_K_L",
+            "Q3_K",
+            (
+                OUTPUT_6_BIT,
+                *EXPERTS,
+                Rule(MIX, "Q3_K", (has_eight_experts,)),
+                Rule(MIX, "Q5_K"),
+                Rule(VALUE, "Q5_K"),
+                Rule(DOWN, "Q5_K"),
+            ),
+        ),
+        Recipe(
+            "Q3_K_M",
+            "Q3_K",
+            (
+                OUTPUT_6_BIT,
+                *EXPERTS,
+                EXPERTS_MIX,
+                Rule(MIX, "Q4_K"),
+                Rule(VALUE, "Q5_K", (is_among_first(2),)),
+                VALUE_70B,
+                Rule(VALUE, "Q4_K"),
+                Rule(DOWN, "Q5_K", (is_in_first_sixteenth,)),
+                Rule(DOWN, "Q4_K"),
+            ),
+        ),
+        Recipe("Q3_K_S", "Q3_K", (OUTPUT_6_BIT, *EXPERTS, EXPERTS_MIX, VALUE_70B)),
+        Recipe(
+            "Q2_K",
+            "Q2_K",
+            (
+                OUTPUT_6_BIT,
+                *EXPERTS,
+                EXPERTS_MIX,
+                Rule(MIX, "Q3_K"),
+                VALUE_70B,
+                Rule(VALUE, "Q4_K", (has_grouped_queries,)),
+                Rule(VALUE, "Q3_K"),
+                Rule(DOWN, "Q3_K"),
+            ),
+        ),
+        Recipe("IQ4_NL", "IQ4_NL", IQ4_RULES),
+        Recipe("IQ4_XS", "IQ4_XS", IQ4_RULES),
+        Recipe(
+            "IQ3_M",
+            "IQ3_S",
+            (
+                OUTPUT_6_BIT,
+                *EXPERTS,
+                EXPERTS_MIX,
+                Rule(MIX, "Q4_K"),
+                VALUE_70B,
+                Rule(VALUE, "Q4_K"),
+                Rule(DOWN, "Q4_K", (is_in_first_eighth,)),
+                Rule(DOWN, "Q4_K", (has_eight_experts, down_gets_more_bits)),
+            ),
+            needs_matrix=True,
+        ),
+        Recipe(
+            "IQ3_XXS",
+            "IQ3_XXS",
+            (
+                OUTPUT_5_BIT,
+                Rule(EMBEDDING, "IQ3_S"),
+                *EXPERTS,
+                EXPERTS_MIX,
+                Rule(MIX, "IQ3_S"),
+                Rule(VALUE, "Q5_K", (is_70b, has_grouped_queries)),
+                Rule(VALUE, "Q4_K", (has_grouped_queries,)),
+                Rule(VALUE, "IQ3_S", (has_no_matrix,)),
+                Rule(KEY, "IQ2_S"),
+                Rule(QUERY, "IQ2_S"),
+                Rule(DOWN, "Q4_K", (has_no_matrix, is_in_first_eighth)),
+                Rule(DOWN, "Q3_K", (has_no_matrix,)),
+            ),
+            needs_matrix=True,
+        ),
+        Recipe(
+            "IQ2_M",
+            "IQ2_S",
+            (
+                OUTPUT_5_BIT,
+                Rule(EMBEDDING, "IQ3_S"),
+                Rule(VALUE, "Q4_K", (has_grouped_queries,)),
+                Rule(VALUE, "Q4_K", (has_four_experts_or_more,)),
+                Rule(VALUE, "IQ3_S"),
+                Rule(KEY, "Q4_K", (has_eight_experts,)),
+                Rule(DOWN, "IQ3_S", (ranks_in_first_eighth,)),
+                Rule(MIX, "Q5_K", (has_eight_experts,)),
+                Rule(MIX, "IQ3_S"),
+            ),
+            needs_matrix=True,
         ),
     )
 }
-
-# what a type gives way to when the columns do not fill its blocks of 256
-FALLBACKS = {"Q4_K": "Q5_0", "Q6_K": "Q8_0", "Q5_K": "Q5_1"}
-
-_BLOCK_NUMBER = re.compile(r"^blk\.(\d+)\.")
 
 
 def find_recipe(name: str) -> Recipe:
@@ -94,63 +322,3 @@ def find_recipe(name: str) -> Recipe:
     if recipe is None:
         raise EdgeError(f"The quantization {name!r} is not known.", hint=f"Known are: {', '.join(RECIPES)}.")
     return recipe
-
-
-def tensor_types(
-    recipe: Recipe, shapes: Mapping[str, Sequence[int]], *, blocks: int, is_70b: bool = False
-) -> dict[str, TensorType]:
-    """The type of each tensor; `shapes` maps GGUF names to shapes, outermost dimension first."""
-    has_output = "output.weight" in shapes
-    ranks = _ranks(shapes)
-    types = {}
-    for name, shape in shapes.items():
-        role = _role(name, has_output=has_output)
-        counted = _count(ranks, role) if role is Role.ATTENTION_VALUE else blocks
-        place = Place(role, ranks.get(name, 0), counted, is_70b)
-        types[name] = _tensor_type(recipe, name, shape, place)
-    return types
-
-
-def _tensor_type(recipe: Recipe, name: str, shape: Sequence[int], place: Place) -> TensorType:
-    if not _holds_weights(name, shape):
-        return TENSOR_TYPES["F32"]
-    chosen = next(
-        (rule.type for rule in recipe.rules if rule.role is place.role and rule.condition(place)), recipe.default
-    )
-    columns = shape[-1]
-    for candidate in (chosen, FALLBACKS.get(chosen, chosen)):
-        if columns % TENSOR_TYPES[candidate].block_elements == 0:
-            return TENSOR_TYPES[candidate]
-    return TENSOR_TYPES["F16"]
-
-
-def _holds_weights(name: str, shape: Sequence[int]) -> bool:
-    """Matrices are encoded as the recipe says; vectors, norms and routers stay F32."""
-    is_excluded = name.endswith("_norm.weight") or "ffn_gate_inp.weight" in name
-    return len(shape) >= 2 and name.endswith("weight") and not is_excluded
-
-
-def _role(name: str, *, has_output: bool) -> Role:
-    if name == "output.weight" or (name == "token_embd.weight" and not has_output):
-        return Role.OUTPUT
-    if name == "token_embd.weight":
-        return Role.TOKEN_EMBEDDING
-    if "attn_v.weight" in name:
-        return Role.ATTENTION_VALUE
-    if "ffn_down.weight" in name:
-        return Role.FEED_FORWARD_DOWN
-    return Role.OTHER
-
-
-def _ranks(names: Iterable[str]) -> dict[str, int]:
-    """For each counted tensor, how many of its role stand in earlier blocks."""
-    by_role: dict[Role, list[tuple[int, str]]] = {}
-    for name in names:
-        block = _BLOCK_NUMBER.match(name)
-        if block:
-            by_role.setdefault(_role(name, has_output=True), []).append((int(block[1]), name))
-    return {name: rank for entries in by_role.values() for rank, (_, name) in enumerate(sorted(entries))}
-
-
-def _count(ranks: Mapping[str, int], role: Role) -> int:
-    return sum(1 for name in ranks if _role(name, has_output=True) is role)

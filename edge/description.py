@@ -11,19 +11,12 @@ from typing import Any, TypeAlias
 
 from edge.gguf_array import FixedArray, StringArray, Value
 from edge.gguf_file import GGUFFile, TensorInfo
-from edge.gguf_format import MetadataEntry, ValueType
+from edge.gguf_format import FILE_TYPES, MetadataEntry, ValueType
 
 PerLayer: TypeAlias = int | tuple[int, ...]
 """A number that holds for every layer, or one for each."""
 
-# Source: enum llama_ftype in llama.h
-FILE_TYPES = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
-    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
-    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
-    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE",
-}  # fmt: skip
-
+_FILE_TYPE_NAMES = {number: name for name, number in FILE_TYPES.items()}
 _KV_ELEMENT_BYTES = 2  # f16
 _SHOWN_ELEMENTS = 3
 _SHOWN_CHARACTERS = 16
@@ -127,7 +120,7 @@ def describe(file: GGUFFile) -> Description:
         path=str(file.path),
         name=_text(file.metadata, "general.name"),
         architecture=file.architecture,
-        quantization=FILE_TYPES.get(file_type) if isinstance(file_type, int) else None,
+        quantization=_FILE_TYPE_NAMES.get(file_type) if isinstance(file_type, int) else None,
         gguf_version=file.version,
         file_bytes=file.file_bytes,
         parameters=parameters,

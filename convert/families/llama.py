@@ -27,6 +27,5 @@ LLAMA = Family(
         *FEED_FORWARD_BIASES,
     ),
     keys=DECODER_KEYS,
-    rope_scalings=("default", "linear", "llama3"),
-    is_70b=lambda shape: shape.layers == 80 and shape.heads != shape.key_value_heads,
+    rope_scalings=("default", "linear", "llama3", "yarn", "longrope"),
 )

@@ -25,7 +25,6 @@ QWEN2 = Family(
     tensors=decoder(*attention(None), *attention_biases(None, "required")),
     keys=DECODER_KEYS,
     objection=_qwen2_objection,
-    is_70b=lambda shape: shape.layers == 80,
 )
 
 QWEN3 = Family(

@@ -212,21 +212,3 @@ def test_sliding_window_that_is_none_is_refused() -> None:
     with pytest.raises(EdgeError) as caught:
         keys("mistral", sliding_window=-1)
     assert caught.value.message == "config.json gives sliding_window as -1."
-
-
-@pytest.mark.parametrize(
-    ("name", "layers", "key_value_heads", "is_70b"),
-    [
-        ("llama2", 80, 1, True),
-        ("llama2", 80, 4, False),  # Llama 65B
-        ("llama2", 79, 1, False),
-        ("qwen2", 80, 4, True),
-        ("qwen3", 80, 1, False),
-        ("gemma2", 80, 1, False),
-    ],
-)
-def test_models_of_70b_are_known_as_llama_cpp_knows_them(
-    name: str, layers: int, key_value_heads: int, is_70b: bool
-) -> None:
-    family, shape = tiny_shape(name, num_hidden_layers=layers, num_key_value_heads=key_value_heads)
-    assert family.is_70b(shape) is is_70b

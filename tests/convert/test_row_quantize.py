@@ -13,8 +13,8 @@ import pytest
 from gguf.quants import dequantize
 
 from edge.errors import EdgeError
-from edge.gguf_format import TENSOR_TYPES, TensorType
-from edge.llama.quantize import FILE_TYPES, dequantize_rows, is_sound, quantize_file, quantize_rows, to_float32
+from edge.gguf_format import FILE_TYPES, TENSOR_TYPES, TensorType
+from edge.llama.quantize import dequantize_rows, is_sound, quantize_file, quantize_rows, to_float32
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]

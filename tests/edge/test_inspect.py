@@ -8,9 +8,9 @@ import gguf
 import pytest
 from rich.console import Console, RenderableType
 
-from edge.description import FILE_TYPES, kv_cache_bytes
+from edge.description import kv_cache_bytes
 from edge.gguf_file import read_gguf
-from edge.gguf_format import ValueType
+from edge.gguf_format import FILE_TYPES, ValueType
 from edge.inspect import Description, describe, render, render_keys, render_tensors
 from tests.edge.gguf_bytes import F32, Q8_0, Document, array, scalar, string, tensor
 
@@ -213,4 +213,4 @@ def test_json_holds_everything_and_survives_the_round_trip(tmp_path: Path) -> No
 
 def test_file_types_are_named_as_by_gguf_py() -> None:
     theirs = {int(kind): kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in gguf.LlamaFileType}
-    assert all(theirs[number] == name for number, name in FILE_TYPES.items())
+    assert all(theirs[number] == name for name, number in FILE_TYPES.items())
