@@ -40,6 +40,11 @@ class TensorHeader:
     type: TensorType
     offset: int
 
+    @property
+    def n_bytes(self) -> int:
+        """What the tensor takes in the header."""
+        return len(_tensor_bytes(self))
+
 
 def header_bytes(metadata: Sequence[MetadataEntry], tensors: Sequence[TensorHeader]) -> bytes:
     """The header, padded so that tensor data may follow at once. EdgeError for a value that its type cannot hold."""
@@ -47,12 +52,15 @@ def header_bytes(metadata: Sequence[MetadataEntry], tensors: Sequence[TensorHead
     for entry in metadata:
         out += _entry(entry)
     for tensor in tensors:
-        out += _string(tensor.name)
-        out += struct.pack("<I", len(tensor.shape))
-        out += struct.pack(f"<{len(tensor.shape)}Q", *reversed(tensor.shape))
-        out += struct.pack("<IQ", tensor.type.id, tensor.offset)
+        out += _tensor_bytes(tensor)
     out += bytes(align(len(out), DEFAULT_ALIGNMENT) - len(out))
     return bytes(out)
+
+
+def _tensor_bytes(tensor: TensorHeader) -> bytes:
+    rank = len(tensor.shape)
+    place = struct.pack(f"<I{rank}QIQ", rank, *reversed(tensor.shape), tensor.type.id, tensor.offset)
+    return _string(tensor.name) + place
 
 
 def _entry(entry: MetadataEntry) -> bytes:

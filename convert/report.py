@@ -138,4 +138,4 @@ def _type_counts(file: FilePlan) -> dict[str, int]:
 
 
 def _bits_per_weight(plan: ConversionPlan, file: FilePlan) -> float:
-    return 8 * (file.file_bytes - len(file.header)) / plan.parameter_count
+    return 8 * file.weights_bytes / plan.parameter_count

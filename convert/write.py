@@ -1,7 +1,7 @@
 """Streams a conversion plan into its files: each slab is read once and encoded for every file.
 
-Every slab's place is known beforehand, so threads write where they are done, in any order. A file has the suffix
-`.part` until it is complete and on the disk.
+Every slab's place is known beforehand, so threads write where they are done, in any order. A model has the suffix
+`.part` until it is complete and on the disk, and until it has been judged.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import io
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from convert.layout import PartPlan
 from convert.plan import ConversionPlan, FilePlan
 from convert.pool import ProgressCallback, work_through
 from convert.shards import ShardMaps
@@ -28,38 +29,112 @@ from edge.gguf_format import TensorType
 from edge.llama.quantize import is_sound, quantize_rows
 from edge.quantities import size_text
 
+Judge = Callable[[FilePlan, Path], bool]
+"""Says whether a model may get its name; the path is that of its file, or of its first part, until it has one."""
 
-class PartFile:
-    """A file that appears under its name only when it is complete; until then it is `.part`, and gone on failure.
 
+class PendingModel:
+    """A model whose files appear under their names only when they are complete and accepted.
+
+    Until then it is `NAME.gguf.part`: a file, or a folder with the parts of a split model under their final names,
+    from which llama.cpp loads them. It is gone on failure, and `NAME.gguf.rejected` if it was judged to be wrong.
     Every method raises an EdgeError that names the file when the disk or its rights do not allow what is asked.
     """
 
     def __init__(self, plan: FilePlan) -> None:
         self.plan = plan
         self._part = plan.path.with_name(plan.path.name + ".part")
-        self._lock = threading.Lock()
-        self._file: io.FileIO | None = None
+        self._is_split = len(plan.parts) > 1
+        self._files = [_File(part, self._pending_path(part)) for part in plan.parts]
+        self._file_of = {name: file for file in self._files for name in file.plan.offsets}
         self._is_temporary = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if self._file:
-            self._file.close()
+        for file in self._files:
+            file.close()
         if self._is_temporary:
-            with contextlib.suppress(OSError):
-                self._part.unlink()
+            self._remove_part()
 
     def create(self) -> None:
-        """Make the file in its final size, with nothing in it."""
+        """Make the files in their final size, with nothing but their headers in them."""
+        folder = self._part if self._is_split else self._part.parent
         with _naming(self.plan.path.parent):
-            self.plan.path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+        self._is_temporary = True  # before a file exists, so that no interrupt can leave it behind
+        for file in self._files:
+            file.create()
+
+    def write_rows(self, tensor: str, first: int, encoded: npt.NDArray[np.uint8], row_bytes: int) -> None:
+        """Put encoded rows of a tensor, from row `first` on, into their place."""
+        file = self._file_of[tensor]
+        file.write_at(encoded, file.plan.offsets[tensor] + first * row_bytes)
+
+    def sync(self) -> None:
+        for file in self._files:
+            file.sync()
+
+    @property
+    def path(self) -> Path:
+        """The file to load, as long as the model has no name yet."""
+        return self._files[0].path
+
+    def commit(self) -> None:
+        """Put the files under their names."""
+        for file in self._files:
+            file.close()
+            with _naming(file.plan.path):
+                file.path.replace(file.plan.path)
+        self._is_temporary = False
+        if self._is_split:
+            self._remove_part()
+        _sync_directory(self.plan.path.parent)
+
+    def reject(self) -> None:
+        """Keep the files where nobody takes them for a model; what stands under their names stays."""
+        for file in self._files:
+            file.close()
+        target = rejected_path(self.plan.path)
+        with _naming(target):
+            if target.is_dir():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+            self._part.replace(target)
+        self._is_temporary = False
+
+    def _remove_part(self) -> None:
+        if self._is_split:
+            shutil.rmtree(self._part, ignore_errors=True)
+            return
+        with contextlib.suppress(OSError):
+            self._part.unlink()
+
+    def _pending_path(self, part: PartPlan) -> Path:
+        return self._part / part.path.name if self._is_split else self._part
+
+
+def rejected_path(path: Path) -> Path:
+    """Where a model is left that was not accepted."""
+    return path.with_name(path.name + ".rejected")
+
+
+class _File:
+    """One open file of a pending model."""
+
+    def __init__(self, plan: PartPlan, path: Path) -> None:
+        self.plan = plan
+        self.path = path
+        self._lock = threading.Lock()
+        self._file: io.FileIO | None = None
+
+    def create(self) -> None:
         with _naming(self.plan.path):
-            self._is_temporary = True  # before it exists, so that no interrupt can leave it behind
-            self._file = io.FileIO(self._part, "w+")
+            self._file = io.FileIO(self.path, "w+")
             self._file.truncate(self.plan.file_bytes)
+        self.write_at(self.plan.header, 0)
 
     def write_at(self, content: bytes | npt.NDArray[np.uint8], offset: int) -> None:
         view = memoryview(content if isinstance(content, bytes) else content.data)
@@ -72,17 +147,13 @@ class PartFile:
         with _naming(self.plan.path):
             os.fsync(self._opened.fileno())
 
-    def commit(self) -> None:
-        """Put the file under its name."""
-        self._opened.close()
-        with _naming(self.plan.path):
-            self._part.replace(self.plan.path)
-        self._is_temporary = False
-        _sync_directory(self.plan.path.parent)
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
 
     @property
     def _opened(self) -> io.FileIO:
-        assert self._file is not None, f"{self._part} has not been created"
+        assert self._file is not None, f"{self.path} has not been created"
         return self._file
 
     def _write_some(self, view: memoryview, offset: int) -> int:
@@ -93,8 +164,10 @@ class PartFile:
             return self._opened.write(view)
 
 
-def write_files(plan: ConversionPlan, *, threads: int | None, progress: ProgressCallback | None = None) -> list[Path]:
-    """Write every file of a plan.
+def write_files(
+    plan: ConversionPlan, *, threads: int | None, progress: ProgressCallback | None = None, judge: Judge | None = None
+) -> list[Path]:
+    """Write every file of a plan; gives the file to load of each model that was accepted by the judge.
 
     On any error or interrupt nothing is left of them, and a file that they would have replaced stays as it was; only
     one that interrupts the final renaming may leave some of them complete.
@@ -102,16 +175,19 @@ def write_files(plan: ConversionPlan, *, threads: int | None, progress: Progress
     check_free_space(plan.files)
     with contextlib.ExitStack() as cleanup:
         maps = cleanup.enter_context(ShardMaps())
-        files = [cleanup.enter_context(PartFile(file)) for file in plan.files]
-        for file in files:
-            file.create()
-            file.write_at(file.plan.header, 0)
-        _write_tensors(plan, files, maps, threads, progress)
-        for file in files:
-            file.sync()
-        for file in files:
-            file.commit()
-    return [file.plan.path for file in files]
+        models = [cleanup.enter_context(PendingModel(file)) for file in plan.files]
+        for model in models:
+            model.create()
+        _write_tensors(plan, models, maps, threads, progress)
+        for model in models:
+            model.sync()
+        accepted = [judge is None or judge(model.plan, model.path) for model in models]
+        for model, is_accepted in zip(models, accepted, strict=True):
+            if is_accepted:
+                model.commit()
+            else:
+                model.reject()
+    return [model.plan.first_path for model, is_accepted in zip(models, accepted, strict=True) if is_accepted]
 
 
 def check_free_space(files: Sequence[FilePlan]) -> None:
@@ -132,7 +208,7 @@ def check_free_space(files: Sequence[FilePlan]) -> None:
 
 def _write_tensors(
     plan: ConversionPlan,
-    files: Sequence[PartFile],
+    models: Sequence[PendingModel],
     maps: ShardMaps,
     threads: int | None,
     progress: ProgressCallback | None,
@@ -140,7 +216,7 @@ def _write_tensors(
     pending = (slab for tensor in plan.tensors for slab in slabs(tensor, plan.hyperparameters))
     work_through(
         pending,
-        lambda slab: _convert_slab(slab, plan, files, maps),
+        lambda slab: _convert_slab(slab, plan, models, maps),
         size_bytes=source_bytes,
         threads=threads,
         total_bytes=plan.source_bytes,
@@ -148,12 +224,12 @@ def _write_tensors(
     )
 
 
-def _convert_slab(slab: Slab, plan: ConversionPlan, files: Sequence[PartFile], maps: ShardMaps) -> None:
+def _convert_slab(slab: Slab, plan: ConversionPlan, models: Sequence[PendingModel], maps: ShardMaps) -> None:
     values = read_slab(slab, plan.hyperparameters, maps)
     release_slab(slab, maps)
     encoded_types: dict[str, npt.NDArray[np.uint8]] = {}
-    for file in files:
-        kind = file.plan.types[slab.tensor.name]
+    for model in models:
+        kind = model.plan.types[slab.tensor.name]
         row_bytes = kind.row_bytes(slab.tensor.columns)
         encoded = encoded_types.get(kind.name)
         if encoded is None:
@@ -162,7 +238,7 @@ def _convert_slab(slab: Slab, plan: ConversionPlan, files: Sequence[PartFile], m
             if not is_sound(encoded, kind):
                 _refuse_overflow(slab, kind)
             encoded_types[kind.name] = encoded
-        file.write_at(encoded, file.plan.offsets[slab.tensor.name] + slab.first * row_bytes)
+        model.write_rows(slab.tensor.name, slab.first, encoded, row_bytes)
 
 
 def _refuse_overflow(slab: Slab, kind: TensorType) -> NoReturn:

@@ -15,11 +15,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from convert.checkpoint import Checkpoint
 from convert.gguf_header import header_bytes
+from convert.hard_text import HARD_TEXT
 from convert.vocabulary import Vocabulary
 from edge.gguf_format import MetadataEntry, ValueType
 from edge.llama.model import Model
 from edge.llama.vocab import Vocab
-from tests.hard_text import HARD_TEXT
 
 END = "<|endoftext|>"
 PIECES = 1500

@@ -44,9 +44,9 @@ def test_planned_files_are_those_on_the_disk(name: str, tiny: TinyFolder, tmp_pa
         assert planned.path == path
         assert planned.file_bytes == path.stat().st_size, planned.recipe.name
         file = read_gguf(path)
-        assert {tensor.name: tensor.offset for tensor in file.tensors.values()} == planned.offsets
+        assert {tensor.name: tensor.offset for tensor in file.tensors.values()} == planned.parts[0].offsets
         assert {tensor.name: tensor.type for tensor in file.tensors.values()} == planned.types
-        assert file.data_offset == len(planned.header)
+        assert file.data_offset == len(planned.parts[0].header)
 
 
 @pytest.mark.parametrize("name", TINY)

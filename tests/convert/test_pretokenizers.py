@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from convert.hard_text import HARD_TEXT
 from convert.pretokenizers import CL100K, GPT2, PRE_TOKENIZERS, PreTokenizer, recognize_pre_tokenizer
 from convert.tokenizer import read_vocabulary
 from convert.tokenizer_json import flat_steps
 from convert.vocabulary import Vocabulary
 from edge.errors import EdgeError
 from edge.llama.vocab import Vocab
-from tests.hard_text import HARD_TEXT
 from tests.tokenizer_fixtures import END, byte_level_json, checkpoint, differing, opened, write_json
 
 Loaded = tuple[Tokenizer, Vocabulary, Vocab]

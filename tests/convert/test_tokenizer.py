@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer
 
+from convert.hard_text import HARD_TEXT
 from convert.pretokenizers import CL100K, QWEN2
 from convert.text_rules import SPACE
 from convert.tokenizer import read_vocabulary
@@ -21,7 +22,6 @@ from convert.vocabulary import TokenType, Vocabulary
 from edge.errors import EdgeError
 from edge.gguf_format import MetadataEntry, ValueType
 from edge.llama.vocab import Vocab
-from tests.hard_text import HARD_TEXT
 from tests.tokenizer_fixtures import (
     END,
     PIECES,
