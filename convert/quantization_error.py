@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edge.gguf_format import TensorType
+from edge.gguf_format import TENSOR_TYPES, TensorType
 
 Floats = npt.NDArray[np.float32]
 
@@ -33,7 +33,8 @@ class Bounds:
 
 
 # The block types stay below half of the tensor's bound on normal weights, and a tensor that is not the source's is off
-# by about 1. The worst blocks that could be found reach 0.6 of the block's bound.
+# by about 1. The worst blocks that could be found reach 0.9 of the block's bound. Types of 2 or 3 bits have no value
+# near zero for a block with a few large weights, so that only a scale many times too large shows in a single block.
 ERROR_BOUNDS = {
     "F32": Bounds(0.0, 0.0),
     "F16": Bounds(1e-3, 1e-3, 1),
@@ -44,7 +45,26 @@ ERROR_BOUNDS = {
     "Q5_1": Bounds(0.12, 0.30, 31),
     "Q5_K": Bounds(0.10, 0.25, 63 * 31),
     "Q4_K": Bounds(0.20, 0.40, 63 * 15),
+    "Q4_0": Bounds(0.26, 0.45, 8),
+    "Q4_1": Bounds(0.20, 0.45, 15),
+    "IQ4_NL": Bounds(0.20, 0.45, 127),
+    "IQ4_XS": Bounds(0.20, 0.45, 32 * 127),
+    "Q3_K": Bounds(0.40, 0.49, 32 * 4),
+    "Q2_K": Bounds(0.70, 3.0, 15 * 3),
+    "IQ3_S": Bounds(0.80, 3.0, 31 * 15),
+    "IQ3_XXS": Bounds(0.70, 3.0, 480),
+    "IQ2_S": Bounds(0.85, 3.0, 167),
 }
+_LARGEST_TENSOR_BOUND = 0.95
+_WEIGHTED_BLOCK_BOUND = 3.0
+
+
+def bounds_of(kind: str, *, is_weighted: bool) -> Bounds:
+    """A type's bounds; wider where an importance matrix let columns that matter less be off by more."""
+    bounds = ERROR_BOUNDS[kind]
+    if not is_weighted or not TENSOR_TYPES[kind].is_quantized or kind == "Q8_0":
+        return bounds
+    return Bounds(min(2 * bounds.tensor, _LARGEST_TENSOR_BOUND), _WEIGHTED_BLOCK_BOUND, bounds.scale_multiple)
 
 
 @dataclass(frozen=True)
@@ -56,19 +76,23 @@ class TensorError:
     relative_error: float
     damaged_row: int | None = None
     """The first row with a block that is off by more than the type's rounding."""
+    is_weighted: bool = False
+    """Whether the file was made with an importance matrix."""
 
     @property
     def bound(self) -> float:
-        return ERROR_BOUNDS[self.type].tensor
+        return bounds_of(self.type, is_weighted=self.is_weighted).tensor
 
     @property
     def share_of_bound(self) -> float:
         return self.relative_error / self.bound if self.bound else float(self.relative_error > 0) * 2
 
 
-def damaged_blocks(wanted: Floats, difference: Floats, kind: TensorType) -> npt.NDArray[np.intp]:
+def damaged_blocks(
+    wanted: Floats, difference: Floats, kind: TensorType, *, is_weighted: bool = False
+) -> npt.NDArray[np.intp]:
     """The numbers of the blocks that are off by more than the type's rounding; a plain type's block is one value."""
-    bounds = ERROR_BOUNDS[kind.name]
+    bounds = bounds_of(kind.name, is_weighted=is_weighted)
     largest = _block_squares(wanted, kind)
     largest *= np.float32(bounds.block**2)
     largest += np.float32(kind.block_elements * (bounds.scale_multiple * SMALLEST_FLOAT16) ** 2)
@@ -76,9 +100,10 @@ def damaged_blocks(wanted: Floats, difference: Floats, kind: TensorType) -> npt.
 
 
 class ErrorSums:
-    """Errors of tensors that come slab by slab, from several threads."""
+    """Errors of tensors that come slab by slab, from several threads; of a file made with a matrix if `is_weighted`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_weighted: bool = False) -> None:
+        self._is_weighted = is_weighted
         self._lock = threading.Lock()
         self._types: dict[str, str] = {}
         self._squares: dict[str, list[tuple[float, float]]] = {}
@@ -88,7 +113,7 @@ class ErrorSums:
         """Take in a slab, float32 [rows, columns], that starts at a row of the tensor; `found` is written over."""
         difference = np.subtract(found, wanted, out=found)
         off, size = float(np.vdot(difference, difference)), float(np.vdot(wanted, wanted))
-        damaged = damaged_blocks(wanted, difference, kind)
+        damaged = damaged_blocks(wanted, difference, kind, is_weighted=self._is_weighted)
         with self._lock:
             self._squares.setdefault(name, []).append((off, size))
             self._types[name] = kind.name
@@ -102,7 +127,9 @@ class ErrorSums:
         for name, squares in self._squares.items():
             off, size = (math.fsum(column) for column in zip(*squares, strict=True))
             relative = math.sqrt(off / size) if 0 < size < math.inf else math.inf if off else 0.0
-            errors.append(TensorError(name, self._types[name], relative, self._damaged_rows.get(name)))
+            errors.append(
+                TensorError(name, self._types[name], relative, self._damaged_rows.get(name), self._is_weighted)
+            )
         return tuple(sorted(errors, key=lambda error: (-error.share_of_bound, error.name)))
 
 

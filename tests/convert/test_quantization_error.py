@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert.quantization_error import ERROR_BOUNDS, ErrorSums, TensorError, damaged_blocks
+from convert.tensor_types import CHOOSABLE_TYPES
 from edge.gguf_format import TENSOR_TYPES, TensorType
 from edge.llama.quantize import dequantize_rows, is_sound, quantize_rows
 
@@ -18,13 +19,25 @@ Bytes = npt.NDArray[np.uint8]
 ROWS, COLUMNS = 16, 512
 BLOCK_TYPES = [name for name in ERROR_BOUNDS if TENSOR_TYPES[name].is_quantized]
 
-# where the float16 scales stand in a block
-SCALE_OFFSETS = {"Q8_0": [0], "Q6_K": [208], "Q5_0": [0], "Q5_1": [0, 2], "Q5_K": [0, 2], "Q4_K": [0, 2]}
+# where the float16 scales stand in a block, of the types that tell a block whose scale is halved
+SCALE_OFFSETS = {
+    "Q8_0": [0],
+    "Q6_K": [208],
+    "Q5_0": [0],
+    "Q5_1": [0, 2],
+    "Q5_K": [0, 2],
+    "Q4_K": [0, 2],
+    "Q4_0": [0],
+    "Q4_1": [0, 2],
+    "IQ4_NL": [0],
+    "IQ4_XS": [0],
+    "Q3_K": [108],
+}
 
 
-def encode(weights: Floats, kind: TensorType) -> Bytes:
+def encode(weights: Floats, kind: TensorType, importance: Floats | None = None) -> Bytes:
     encoded = np.empty(len(weights) * kind.row_bytes(weights.shape[1]), np.uint8)
-    quantize_rows(weights, kind, encoded)
+    quantize_rows(weights, kind, encoded, importance)
     return encoded
 
 
@@ -110,6 +123,32 @@ def test_no_block_is_taken_for_damaged(
     assert damaged_blocks(weights, found - weights, TENSOR_TYPES[kind]).tolist() == []
 
 
+def test_every_type_that_a_conversion_may_choose_has_its_bounds() -> None:
+    assert set(ERROR_BOUNDS) == set(CHOOSABLE_TYPES)
+
+
+@pytest.mark.parametrize("kind", BLOCK_TYPES)
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1), tail=st.floats(0, 3), weights=st.sampled_from(["normal", "laplace", "uniform"]))
+def test_weighted_rounding_stays_within_the_wider_bounds(kind: str, seed: int, tail: float, weights: str) -> None:
+    """However much the columns differ in importance."""
+    importance = np.exp(tail * np.random.default_rng(seed).standard_normal(COLUMNS)).astype(np.float32)
+    values, tensor_type = KINDS[weights], TENSOR_TYPES[kind]
+    sums = ErrorSums(is_weighted=True)
+    encoded = encode(values, tensor_type, importance)
+    sums.add("weights", tensor_type, 0, values, dequantize_rows(encoded, tensor_type, COLUMNS))
+    (error,) = sums.by_tensor()
+    assert error.share_of_bound < 0.95
+    assert error.damaged_row is None
+
+
+@pytest.mark.parametrize("kind", BLOCK_TYPES)
+def test_tensor_of_another_source_is_out_of_the_wider_bounds(kind: str) -> None:
+    sums = ErrorSums(is_weighted=True)
+    sums.add("weights", TENSOR_TYPES[kind], 0, normal(), normal(1))
+    assert sums.by_tensor()[0].share_of_bound > 1
+
+
 @pytest.mark.parametrize("kind", ERROR_BOUNDS)
 def test_blocks_that_vanish_near_zero_are_no_damage(kind: str) -> None:
     """Rows of a token that was never trained: float16 scales round to zero, or to a step many times too large."""
@@ -121,7 +160,7 @@ def test_blocks_that_vanish_near_zero_are_no_damage(kind: str) -> None:
         assert error.share_of_bound < 0.5
 
 
-@pytest.mark.parametrize("kind", BLOCK_TYPES)
+@pytest.mark.parametrize("kind", SCALE_OFFSETS)
 @pytest.mark.parametrize("bit", range(2, 8))
 def test_one_flipped_bit_in_the_high_byte_of_a_scale_is_found(kind: str, bit: int) -> None:
     """All but its two lowest bits are sign and exponent: each at least halves, doubles or turns the whole block."""
