@@ -57,6 +57,19 @@ BITS_PER_ELEMENT: dict[str, int] = {
 
 
 @dataclass(frozen=True)
+class LowRank:
+    """A product of two stored matrices: `scale * left @ right`, of shape [rows, rank] and [rank, columns].
+
+    With `is_transposed`, both are stored the other way round.
+    """
+
+    left: SourceTensor
+    right: SourceTensor
+    scale: float
+    is_transposed: bool = False
+
+
+@dataclass(frozen=True)
 class SourceTensor:
     """Where one tensor lies: `shape` is row-major (outermost first), `offset` counts from the start of `file`."""
 
@@ -66,6 +79,8 @@ class SourceTensor:
     file: Path
     offset: int
     n_bytes: int
+    additions: tuple[LowRank, ...] = ()
+    """What is to be added to the values when they are read."""
 
     @property
     def columns(self) -> int:
