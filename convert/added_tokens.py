@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.text_rules import SPACE, TextRules
-from convert.vocabulary import Token, TokenType
+from convert.vocabulary import Limitation, Token, TokenType
 from edge.errors import EdgeError
 
 _CONTROL_LOOK = re.compile(r"<([|｜]).*\1>", re.DOTALL)
@@ -78,23 +78,29 @@ def sentencepiece_token(token_type: TokenType, text: str, score: float) -> Token
     return Token(text.replace(SPACE, " ") if token_type is TokenType.USER_DEFINED else text, token_type, score)
 
 
-def added_token_limitations(added_tokens: Sequence[AddedToken], rules: TextRules) -> Iterator[str]:
-    """Where llama.cpp treats added tokens differently, in words for a person."""
+def added_token_limitations(added_tokens: Sequence[AddedToken], rules: TextRules) -> Iterator[Limitation]:
+    """Where llama.cpp treats added tokens differently."""
     if strips := [token.text for token in added_tokens if token.strips_spaces]:
-        yield f"llama.cpp keeps the white space beside {_listed(strips)}, which the tokenizer takes away"
+        yield Limitation.of_tokens(
+            f"llama.cpp keeps the white space beside {_listed(strips)}, which the tokenizer takes away", strips
+        )
     if words := [token.text for token in added_tokens if token.is_whole_word]:
-        yield f"llama.cpp finds {_listed(words)} within words as well"
+        yield Limitation.of_tokens(f"llama.cpp finds {_listed(words)} within words as well", words)
     spaced = [token.text for token in added_tokens if token.is_normalized]
     if spaced and rules.add_space_prefix and rules.prefix_space is None:
-        yield f"llama.cpp finds {_listed(spaced)} anywhere, the tokenizer only behind a space"
+        yield Limitation.of_tokens(
+            f"llama.cpp finds {_listed(spaced)} anywhere, the tokenizer only behind a space", spaced
+        )
     if rules.prefix_space == "first":
         yield from space_behind([token.text for token in added_tokens if token.type is TokenType.USER_DEFINED])
 
 
-def space_behind(user_defined: Sequence[str]) -> Iterator[str]:
+def space_behind(user_defined: Sequence[str]) -> Iterator[Limitation]:
     """What is to be said of user-defined tokens where only the whole text gets a space in front."""
     if user_defined:
-        yield f"llama.cpp puts a space behind {_listed(user_defined)}, the tokenizer does not"
+        yield Limitation.of_tokens(
+            f"llama.cpp puts a space behind {_listed(user_defined)}, the tokenizer does not", user_defined
+        )
 
 
 def _listed(texts: Sequence[str]) -> str:

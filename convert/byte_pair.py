@@ -13,9 +13,10 @@ from convert.merge_scores import scores_of_merges
 from convert.pretokenizers import PreTokenizer, recognize_pre_tokenizer
 from convert.text_rules import SPACE, byte_level_rules, spaced_rules
 from convert.tokenizer_json import BytePairTokenizer
-from convert.vocabulary import Pieces, Token, TokenType
+from convert.vocabulary import Limitation, Pieces, Token, TokenType
 from edge.errors import EdgeError
 
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -27,7 +28,7 @@ def byte_level_pieces(file: BytePairTokenizer) -> Pieces:
         tokens[added.id] = Token(added.text, added.type)
     # a space is written as "Ġ", so a merge with a space in it never applies; llama.cpp separates the parts by one
     merges = [f"{left} {right}" for left, right in file.merges if " " not in left and " " not in right]
-    limitations = [pre_tokenizer.difference] if pre_tokenizer.difference else []
+    limitations = [Limitation(pre_tokenizer.difference, _NOT_ASCII)] if pre_tokenizer.difference else []
     rules = byte_level_rules(file.normalizers)
     return Pieces(
         model="gpt2",

@@ -29,7 +29,7 @@ from convert.sentencepiece_model import SentencePieceModel, read_sentencepiece_m
 from convert.special_tokens import KNOWN_ENDS, SpecialTokens, read_frame, read_special_tokens
 from convert.text_rules import TextRules
 from convert.tokenizer_json import read_tokenizer_json
-from convert.vocabulary import Pieces, Token, TokenType, Vocabulary
+from convert.vocabulary import Limitation, Pieces, Token, TokenType, Vocabulary
 from edge.errors import EdgeError
 
 __all__ = ["Vocabulary", "read_vocabulary"]
@@ -127,11 +127,13 @@ def _sentencepiece_pieces(path: Path, model: SentencePieceModel, added_tokens: S
     )
 
 
-def _false_ends(tokens: Sequence[Token]) -> Iterator[str]:
+def _false_ends(tokens: Sequence[Token]) -> Iterator[Limitation]:
     """llama.cpp takes some texts for the end of a generation, though Gemma has a "</s>" that only ends struck text."""
     for token in tokens:
         if token.text in KNOWN_ENDS and token.type in (TokenType.NORMAL, TokenType.USER_DEFINED):
-            yield f"llama.cpp ends a generation at {token.text!r}, which is an ordinary token of this tokenizer"
+            yield Limitation(
+                f"llama.cpp ends a generation at {token.text!r}, which is an ordinary token of this tokenizer"
+            )
 
 
 def _unused(number: int) -> Token:

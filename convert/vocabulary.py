@@ -5,8 +5,9 @@ Source: llama.cpp's gguf-py/gguf/constants.py (Keys.Tokenizer) and src/llama-voc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Literal
 
@@ -38,6 +39,20 @@ _ROLE_KEYS = {
 
 
 @dataclass(frozen=True)
+class Limitation:
+    """Something that llama.cpp does otherwise than the checkpoint's tokenizer, in words for a person."""
+
+    words: str
+    touched: re.Pattern[str] | None = None
+    """Every place in a text around which token ids may differ; None if they never do."""
+
+    @classmethod
+    def of_tokens(cls, words: str, texts: Iterable[str]) -> Limitation:
+        """One that only touches tokens of these texts."""
+        return cls(words, re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True)))))
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     """The tokenizer's part of a GGUF file, one entry of `tokens` and `types` per row of the embedding."""
 
@@ -53,8 +68,13 @@ class Vocabulary:
     add_eos: bool
     rules: TextRules
     chat_template: str | None
-    limitations: tuple[str, ...]
-    """Where llama.cpp's token ids may differ from the tokenizer's, in words for a person."""
+    limitations: tuple[Limitation, ...]
+
+    def without_padding(self) -> Vocabulary:
+        """The same without the unused ids behind its last token."""
+        count = 1 + max(number for number, kind in enumerate(self.types) if kind != TokenType.UNUSED)
+        scores = self.scores and self.scores[:count]
+        return replace(self, tokens=self.tokens[:count], types=self.types[:count], scores=scores)
 
     def metadata(self) -> list[MetadataEntry]:
         """The keys from which llama.cpp, and `edge` for what llama.cpp does not do, read the vocabulary."""
@@ -107,4 +127,4 @@ class Pieces:
     tokens: dict[int, Token]
     merges: list[str] | None
     rules: TextRules
-    limitations: tuple[str, ...] = ()
+    limitations: tuple[Limitation, ...] = ()
