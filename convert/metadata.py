@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
-from convert.checkpoint import Checkpoint
+from convert.checkpoint import Checkpoint, MergedAdapter
 from convert.config_values import LARGEST_INTEGER, is_number
 from convert.families import Family
 from convert.hyperparameters import Hyperparameters
 from convert.recipes import Recipe
 from convert.rope import rope_metadata
 from convert.tokenizer import Vocabulary
+from convert.weights_identity import WEIGHTS_KEY, weights_sha256
 from edge.gguf_format import MetadataEntry, ValueType
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
@@ -33,7 +34,7 @@ def model_metadata(
     return [
         MetadataEntry("general.architecture", ValueType.STRING, family.gguf_name),
         MetadataEntry("general.type", ValueType.STRING, "model"),
-        MetadataEntry("general.name", ValueType.STRING, checkpoint.name),
+        MetadataEntry("general.name", ValueType.STRING, checkpoint.model_name),
         MetadataEntry("general.size_label", ValueType.STRING, size_label(parameter_count)),
         *_provenance(checkpoint),
         *_sampling_defaults(checkpoint),
@@ -76,8 +77,21 @@ def _provenance(checkpoint: Checkpoint) -> Iterator[MetadataEntry]:
     yield MetadataEntry("general.source.name", ValueType.STRING, checkpoint.repository or checkpoint.name)
     yield MetadataEntry("general.source.files", ValueType.ARRAY, list(hashes), ValueType.STRING)
     yield MetadataEntry("general.source.sha256", ValueType.ARRAY, list(hashes.values()), ValueType.STRING)
+    yield MetadataEntry(WEIGHTS_KEY, ValueType.STRING, weights_sha256(checkpoint.tensors))
+    yield from _merged(checkpoint.merged)
     yield MetadataEntry("general.converter", ValueType.STRING, tool)
     yield MetadataEntry("general.converter.library", ValueType.STRING, library)
+
+
+def _merged(adapters: Sequence[MergedAdapter]) -> Iterator[MetadataEntry]:
+    """Which LoRA adapters the weights contain, and how much of each."""
+    columns: tuple[tuple[str, ValueType, list[str] | list[float]], ...] = (
+        ("name", ValueType.STRING, [adapter.name for adapter in adapters]),
+        ("sha256", ValueType.STRING, [adapter.sha256 for adapter in adapters]),
+        ("scale", ValueType.FLOAT32, [adapter.scale for adapter in adapters]),
+    )
+    for column, kind, values in columns if adapters else ():
+        yield MetadataEntry(f"edge.merged.{column}", ValueType.ARRAY, values, kind)
 
 
 def _sampling_defaults(checkpoint: Checkpoint) -> Iterator[MetadataEntry]:
@@ -93,5 +107,8 @@ def _sampling_defaults(checkpoint: Checkpoint) -> Iterator[MetadataEntry]:
 def _family_entries(family: Family, shape: Hyperparameters) -> Iterator[MetadataEntry]:
     for rule in family.keys:
         value = rule.value(shape)
-        if value is not None:
-            yield MetadataEntry(f"{family.gguf_name}.{rule.key}", rule.type, value)
+        key = f"{family.gguf_name}.{rule.key}"
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            yield MetadataEntry(key, ValueType.ARRAY, list(value), rule.type)
+        elif value is not None:
+            yield MetadataEntry(key, rule.type, value)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from convert.hyperparameters import Hyperparameters
-from convert.plan import TensorPlan
+from convert.safetensors_file import LowRank
 from convert.shards import ShardMaps
+from convert.tensor_plan import SourceRows, TensorPlan
 from edge.errors import EdgeError
 from edge.llama.quantize import to_float32
 
@@ -22,61 +24,95 @@ SLAB_ELEMENTS = 1 << 20
 
 @dataclass(frozen=True)
 class Slab:
-    """Rows `first` up to, but without, `last` of a tensor."""
+    """Rows `first` up to, but without, `last` of a tensor, and where they are in the checkpoint, if they are."""
 
     tensor: TensorPlan
     first: int
     last: int
+    source: SourceRows | None
 
 
 def slabs(tensor: TensorPlan, shape: Hyperparameters) -> Iterator[Slab]:
-    """A tensor cut into slabs that respect its transform's unit. A vector is one slab."""
+    """A tensor cut into slabs of one source each that respect its transform's unit. A vector is one slab."""
     unit = tensor.transform.unit(shape) if tensor.transform else 1
     step = max(1, SLAB_ELEMENTS // tensor.columns // unit) * unit
-    for first in range(0, tensor.rows, step):
-        yield Slab(tensor, first, min(first + step, tensor.rows))
+    if not tensor.sources:
+        for first in range(0, tensor.rows, step):
+            yield Slab(tensor, first, min(first + step, tensor.rows), None)
+    start = 0
+    for rows in tensor.sources:
+        for offset in range(0, rows.count, step):
+            end = min(offset + step, rows.count)
+            source = SourceRows(rows.tensor, rows.first + offset, rows.first + end)
+            yield Slab(tensor, start + offset, start + end, source)
+        start += rows.count
 
 
 def source_bytes(slab: Slab) -> int:
     """Bytes of the checkpoint that a slab stands for."""
-    source = slab.tensor.source
-    return source.n_bytes * (slab.last - slab.first) // slab.tensor.rows if source else 0
+    return slab.source.n_bytes if slab.source else 0
 
 
 def read_slab(slab: Slab, shape: Hyperparameters, maps: ShardMaps) -> Floats:
     """The slab's values, float32 [rows, columns], contiguous. EdgeError that names a row with NaN or infinity."""
-    tensor = slab.tensor
-    if tensor.values is not None:
+    tensor, source = slab.tensor, slab.source
+    if source is None:
+        assert tensor.values is not None
         return tensor.values.reshape(tensor.rows, tensor.columns)[slab.first : slab.last]
-    assert tensor.source is not None
-    if len(tensor.shape) == 1:
-        stored = maps.rows(tensor.source, 0, 1).reshape(tensor.rows, 1)[slab.first : slab.last]
+    if len(source.tensor.shape) == 1:
+        stored = maps.rows(source.tensor, 0, 1).reshape(-1, 1)[source.first : source.last]
     else:
-        stored = maps.rows(tensor.source, slab.first, slab.last)
+        stored = maps.rows(source.tensor, source.first, source.last)
+    values = _widened(stored)
+    _refuse_non_finite(source, values)
+    for addition in source.tensor.additions:
+        values += _product_rows(addition, source, maps)
+    return tensor.transform.apply(values, shape) if tensor.transform else values
+
+
+def _widened(stored: npt.NDArray[Any]) -> Floats:
+    """A copy as float32."""
     values = np.empty(stored.shape, np.float32)
     if stored.dtype == np.float32:
         values[:] = stored
     else:
         to_float32(stored, values)
-    _refuse_non_finite(slab, values)
-    return tensor.transform.apply(values, shape) if tensor.transform else values
+    return values
+
+
+def _product_rows(addition: LowRank, source: SourceRows, maps: ShardMaps) -> Floats:
+    """The rows of a low-rank product that belong to those of a source. EdgeError that names a factor with NaN."""
+    left, right = addition.left, addition.right
+    if addition.is_transposed:
+        stored = np.ascontiguousarray(maps.rows(left, 0, left.rows)[:, source.first : source.last])
+    else:
+        stored = maps.rows(left, source.first, source.last)
+    factors = [_widened(stored), _widened(maps.rows(right, 0, right.rows))]
+    for tensor, values in zip((left, right), factors, strict=True):
+        if not np.isfinite(values).all():
+            raise EdgeError(
+                f"The tensor {tensor.name!r} of an adapter holds NaN or infinity.",
+                hint="The adapter is damaged: save or download it again.",
+            )
+    upper, lower = (values.T for values in factors) if addition.is_transposed else factors
+    product: Floats = np.float32(addition.scale) * (upper @ lower)
+    return product
 
 
 def release_slab(slab: Slab, maps: ShardMaps) -> None:
     """Let the system take back the memory of a slab's source."""
-    if slab.tensor.source is not None and len(slab.tensor.shape) > 1:
-        maps.release(slab.tensor.source, slab.first, slab.last)
+    if slab.source is not None and len(slab.source.tensor.shape) > 1:
+        maps.release(slab.source.tensor, slab.source.first, slab.source.last)
 
 
-def _refuse_non_finite(slab: Slab, values: Floats) -> None:
+def _refuse_non_finite(source: SourceRows, values: Floats) -> None:
     """Quantization hides most of them: a NaN comes out as some number of its block."""
     finite = np.isfinite(values)
     if finite.all():
         return
-    assert slab.tensor.source is not None
-    row = slab.first + int(np.flatnonzero(~finite.all(axis=1))[0])
-    place = f"in row {row}" if len(slab.tensor.shape) > 1 else f"at index {row}"
+    row = source.first + int(np.flatnonzero(~finite.all(axis=1))[0])
+    place = f"in row {row}" if len(source.tensor.shape) > 1 else f"at index {row}"
     raise EdgeError(
-        f"The tensor {slab.tensor.source.name!r} holds NaN or infinity {place}.",
+        f"The tensor {source.tensor.name!r} holds NaN or infinity {place}.",
         hint="The checkpoint is damaged: download it again.",
     )

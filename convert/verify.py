@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.checkpoint import read_checkpoint
-from convert.families import FAMILIES, Family, find_family
-from convert.hyperparameters import read_hyperparameters
-from convert.plan import TensorPlan, plan_tensors
+from convert.families import FAMILIES, Family
+from convert.merge import ScaledAdapter, merge_adapters
+from convert.plan import read_model
 from convert.pool import ProgressCallback, work_through
 from convert.quantization_error import ERROR_BOUNDS, ErrorSums, TensorError
 from convert.shards import ShardMaps
 from convert.slabs import SLAB_ELEMENTS, Slab, read_slab, release_slab, slabs, source_bytes
+from convert.tensor_plan import TensorPlan, plan_tensors
 from edge.errors import EdgeError
 from edge.gguf_file import GGUFFile, TensorInfo, read_gguf
 from edge.llama.quantize import dequantize_rows, is_sound
@@ -46,7 +47,7 @@ class Proof:
 def verify_file(path: Path, *, threads: int | None = None, progress: ProgressCallback | None = None) -> Proof:
     """Read a file back by itself. EdgeError for the first tensor that is missing, misshapen or not finite."""
     file = read_gguf(path)
-    family = next((family for family in FAMILIES if family.gguf_name == file.architecture), None)
+    family = _family_of(file)
     if family:
         _check_complete(file, family)
     with _MappedTensors(path) as mapped:
@@ -66,13 +67,20 @@ def verify_file(path: Path, *, threads: int | None = None, progress: ProgressCal
 
 
 def verify_against(
-    path: Path, source: Path, *, threads: int | None = None, progress: ProgressCallback | None = None
+    path: Path,
+    source: Path,
+    *,
+    merge: Sequence[ScaledAdapter] = (),
+    threads: int | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Proof:
-    """Compare every tensor of a file with the checkpoint it was made of. EdgeError for one that is out of bounds."""
+    """Compare every tensor of a file with the checkpoint it was made of, and with the adapters merged into that.
+
+    EdgeError for one that is out of bounds.
+    """
     file = read_gguf(path)
-    checkpoint = read_checkpoint(source)
-    family = find_family(checkpoint.architecture)
-    shape = read_hyperparameters(checkpoint.config, tied_by_default=family.tied_by_default)
+    checkpoint = merge_adapters(read_checkpoint(source), merge)
+    family, shape, _ = read_model(checkpoint)
     planned = tuple(plan_tensors(family, shape, checkpoint.tensors))
     _check_comparable(file, family, planned)
     sums = ErrorSums()
@@ -93,7 +101,7 @@ def verify_against(
             compare,
             size_bytes=source_bytes,
             threads=threads,
-            total_bytes=sum(tensor.source.n_bytes for tensor in planned if tensor.source),
+            total_bytes=sum(tensor.source_bytes for tensor in planned),
             progress=progress,
         )
     errors = sums.by_tensor()
@@ -209,13 +217,20 @@ def _shown(shape: tuple[int, ...] | None) -> str:
     return str(list(shape)) if shape else "none (absent)"
 
 
+def _family_of(file: GGUFFile) -> Family | None:
+    """The family of a file, by its architecture and by whether it has experts."""
+    has_experts = f"{file.architecture}.expert_count" in file.metadata
+    fitting = (family for family in FAMILIES if family.gguf_name == file.architecture)
+    return next((family for family in fitting if family.has_experts == has_experts), None)
+
+
 def _check_complete(file: GGUFFile, family: Family) -> None:
     """Every tensor that a family requires is there, in the shape that the file's own keys give."""
     sizes = _sizes(file, family)
     for rule in family.tensors:
         for block in range(sizes["layers"] if rule.is_per_block else 1):
             name = rule.target_name(block)
-            expected = tuple(sizes[dimension] for dimension in reversed(rule.shape))
+            expected = tuple(sizes[dimension] for dimension in reversed(rule.target_shape))
             tensor = file.tensors.get(name)
             if tensor is None and rule.presence == "required":
                 raise EdgeError(
@@ -247,6 +262,8 @@ def _sizes(file: GGUFFile, family: Family) -> Mapping[str, int]:
         "layers": value("block_count"),
         "hidden": hidden,
         "feed_forward": value("feed_forward_length"),
+        "experts": value("expert_count", 0),
+        "expert_feed_forward": value("expert_feed_forward_length", value("feed_forward_length")),
         "head_dim": head_dim,
         "query": heads * head_dim,
         "key_value": value("attention.head_count_kv", heads) * head_dim,

@@ -242,7 +242,7 @@ def _convert_slab(slab: Slab, plan: ConversionPlan, models: Sequence[PendingMode
 
 
 def _refuse_overflow(slab: Slab, kind: TensorType) -> NoReturn:
-    name = slab.tensor.source.name if slab.tensor.source else slab.tensor.name
+    name = slab.source.tensor.name if slab.source else slab.tensor.name
     raise EdgeError(f"The tensor {name!r} holds values that {kind.name} cannot express.", hint="Choose BF16 or F32.")
 
 

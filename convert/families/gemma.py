@@ -51,7 +51,7 @@ GEMMA2 = Family(
     architecture=MODEL_ARCH.GEMMA2,
     hf_architectures=("Gemma2ForCausalLM",),
     activations=("gelu_pytorch_tanh",),
-    tied_by_default=True,
+    config_defaults={"tie_word_embeddings": True},
     tensors=(
         EMBEDDING,
         _gemma_norm(MODEL_TENSOR.ATTN_NORM, "input_layernorm.weight"),

@@ -106,7 +106,7 @@ class Family:
     config_names: Mapping[str, str] = field(default_factory=dict)
     """The family's names for keys of config.json, by those that most families have."""
     config_defaults: Mapping[str, Any] = field(default_factory=dict)
-    """What transformers takes for keys that config.json leaves out."""
+    """What transformers takes for keys that config.json leaves out or gives as null."""
     prepare: Callable[[Config], Config] = lambda config: config
     """Brings a config.json into the form that most families have."""
     trims_vocabulary: bool = False
@@ -132,8 +132,11 @@ class Family:
 
     def read_shape(self, config: Config) -> Hyperparameters:
         """The hyperparameters of a checkpoint's language model. EdgeError when config.json does not make one."""
-        prepared = self.prepare({**self.config_defaults, **_language_model(config)})
-        return read_hyperparameters(prepared, names=self.config_names, has_experts=self.has_experts)
+        text = _language_model(config)
+        unsaid = {name: value for name, value in self.config_defaults.items() if text.get(name) is None}
+        return read_hyperparameters(
+            self.prepare({**text, **unsaid}), names=self.config_names, has_experts=self.has_experts
+        )
 
 
 def _language_model(config: Config) -> Config:

@@ -9,7 +9,7 @@ import gguf
 import pytest
 
 from convert.families import FAMILIES, Family, check_reproducible, find_family
-from convert.hyperparameters import Hyperparameters, read_hyperparameters
+from convert.hyperparameters import Hyperparameters
 from edge.errors import EdgeError
 from tests.tiny import TINY
 
@@ -19,7 +19,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: fa
 def tiny_shape(name: str, **changes: Any) -> tuple[Family, Hyperparameters]:
     config = {**TINY[name].config, **changes}
     family = find_family(config["architectures"][0])
-    return family, read_hyperparameters(config, tied_by_default=family.tied_by_default)
+    return family, family.read_shape(config)
 
 
 def refusal(name: str, **changes: Any) -> EdgeError:
@@ -159,7 +159,7 @@ def test_gemma2_takes_transformers_defaults_for_what_is_not_said() -> None:
     for name in (*unsaid, "layer_types", "tie_word_embeddings"):
         del config[name]
     family = find_family("Gemma2ForCausalLM")
-    shape = read_hyperparameters(config, tied_by_default=family.tied_by_default)
+    shape = family.read_shape(config)
     check_reproducible(family, shape)
     values = {rule.key: rule.value(shape) for rule in family.keys}
     assert values["attn_logit_softcapping"] == 50.0

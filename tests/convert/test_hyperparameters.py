@@ -39,7 +39,7 @@ json_values = st.recursive(
 
 
 def read(**changes: Any) -> Hyperparameters:
-    return read_hyperparameters({**CONFIG, **changes}, tied_by_default=False)
+    return read_hyperparameters({**CONFIG, **changes})
 
 
 def refusal(**changes: Any) -> EdgeError:
@@ -65,18 +65,36 @@ def test_query_and_key_value_are_heads_times_head_dim() -> None:
 @pytest.mark.parametrize("missing", [{}, {"head_dim": None, "num_key_value_heads": None}])
 def test_heads_share_the_hidden_size_and_are_not_grouped_unless_said(missing: dict[str, None]) -> None:
     config = {name: value for name, value in CONFIG.items() if name not in ("head_dim", "num_key_value_heads")}
-    shape = read_hyperparameters({**config, **missing}, tied_by_default=False)
+    shape = read_hyperparameters({**config, **missing})
     assert (shape.head_dim, shape.key_value_heads) == (32, 8)
 
 
-@pytest.mark.parametrize("by_default", [True, False])
 @pytest.mark.parametrize("missing", [{}, {"tie_word_embeddings": None}])
-def test_whether_embeddings_are_tied_is_the_family_s_default_unless_said(
-    missing: dict[str, None], by_default: bool
-) -> None:
+def test_embeddings_are_not_tied_unless_said(missing: dict[str, None]) -> None:
     config = {name: value for name, value in CONFIG.items() if name != "tie_word_embeddings"}
-    assert read_hyperparameters({**config, **missing}, tied_by_default=by_default).tied_embeddings is by_default
-    assert read_hyperparameters(CONFIG, tied_by_default=by_default).tied_embeddings is True
+    assert read_hyperparameters({**config, **missing}).tied_embeddings is False
+    assert read_hyperparameters(CONFIG).tied_embeddings is True
+
+
+def test_keys_may_have_other_names() -> None:
+    config = {name: value for name, value in CONFIG.items() if name != "rms_norm_eps"}
+    assert (
+        read_hyperparameters({**config, "norm_epsilon": 0.5}, names={"rms_norm_eps": "norm_epsilon"}).norm_epsilon
+        == 0.5
+    )
+    with pytest.raises(EdgeError) as caught:
+        read_hyperparameters(CONFIG, names={"rms_norm_eps": "norm_epsilon"})
+    assert caught.value.message == "config.json does not say norm_epsilon."
+
+
+def test_experts_are_read_where_a_family_has_them() -> None:
+    config = {**CONFIG, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+    shape = read_hyperparameters(config, has_experts=True)
+    assert (shape.experts, shape.experts_used, shape.expert_feed_forward) == (8, 2, 64)
+    assert read_hyperparameters(config).experts == 0
+    with pytest.raises(EdgeError) as caught:
+        read_hyperparameters({**config, "num_experts_per_tok": 9}, has_experts=True)
+    assert caught.value.message == "config.json uses 9 experts of 8 for each token."
 
 
 @pytest.mark.parametrize("name", NEEDED)
@@ -122,7 +140,7 @@ def test_odd_head_dim_is_refused() -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_tiny_checkpoints_are_read(name: str) -> None:
     config = TINY[name].config
-    shape = read_hyperparameters(config, tied_by_default=False)
+    shape = read_hyperparameters(config)
     assert shape.head_dim == TINY[name].head_dim
     assert shape.config is config
 

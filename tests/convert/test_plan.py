@@ -78,7 +78,7 @@ def test_tensors_stand_in_the_order_in_which_they_are_used(tiny: TinyFolder) -> 
 
 def test_frequency_factors_are_a_tensor_without_a_source(tiny: TinyFolder) -> None:
     last = plan_of(tiny("llama3")).tensors[-1]
-    assert (last.name, last.shape, last.source) == ("rope_freqs.weight", (32,), None)
+    assert (last.name, last.shape, last.sources) == ("rope_freqs.weight", (32,), ())
     assert last.values is not None and last.values.dtype == np.float32
 
 

@@ -15,7 +15,7 @@ from tests.tiny import TINY
 
 
 def shape_of(head_dim: int) -> Hyperparameters:
-    return read_hyperparameters({**TINY["llama2"].config, "head_dim": head_dim}, tied_by_default=False)
+    return read_hyperparameters({**TINY["llama2"].config, "head_dim": head_dim})
 
 
 def numbered_rows(count: int, columns: int = 1) -> npt.NDArray[np.float32]:
