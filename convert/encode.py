@@ -1,0 +1,37 @@
+"""Encodes rows of weights: with our own C module where it was built, with ggml's functions otherwise.
+
+libggml-base is compiled for the oldest processor of its kind, so that its K-quant search runs a weight at a time. The C
+module runs the same operations on a sub-block in each lane of a vector: the same bytes, several times sooner.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.gguf_format import TensorType
+from edge.llama.quantize import Floats, quantize_rows
+
+try:
+    from convert import _encoder
+except ImportError:  # built where there is a compiler that it knows
+    _encoder = None  # type: ignore[assignment]
+
+_VECTOR_TYPES = frozenset(_encoder.types()) if _encoder else frozenset()
+
+
+def encode_rows(rows: Floats, kind: TensorType, out: npt.NDArray[np.uint8], importance: Floats | None = None) -> None:
+    """Encode float32 rows [rows, columns] as `kind` into `out` of exactly the encoded size.
+
+    `importance` [columns] weighs the columns' errors. The bytes are those of ggml_quantize_chunk, whoever makes them.
+    """
+    if importance is None and kind.id in _VECTOR_TYPES:
+        assert rows.flags.c_contiguous and rows.shape[1] % kind.block_elements == 0
+        _encoder.encode(kind.id, rows, out)
+    else:
+        quantize_rows(rows, kind, out, importance)
+
+
+def encoder_name() -> str:
+    """What encodes K-quants: the instruction set of the C module in use, or "ggml"."""
+    return _encoder.variant() if _encoder else "ggml"
