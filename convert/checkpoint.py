@@ -54,6 +54,15 @@ QUANTIZATION_KEYS = ("quantization_config", "compression_config", "quantization"
 
 
 @dataclass(frozen=True)
+class MergedAdapter:
+    """A LoRA that is added to a checkpoint's weights; `sha256` is of the file with its matrices."""
+
+    name: str
+    sha256: str
+    scale: float
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """What a checkpoint directory holds. Hashes are hex sha256, by file name."""
 
@@ -72,6 +81,13 @@ class Checkpoint:
     tokenizer_json: Path | None
     tokenizer_model: Path | None
     architecture: str
+    merged: tuple[MergedAdapter, ...] = ()
+    """What is added to its tensors when they are read."""
+
+    @property
+    def model_name(self) -> str:
+        """What a file made of it is called."""
+        return "-".join((self.name, *(adapter.name for adapter in self.merged)))
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from convert.checkpoint import Checkpoint, read_checkpoint
+from convert.adapter import read_adapter
+from convert.adapter_base import read_adapter_base
+from convert.adapter_plan import plan_adapter
+from convert.checkpoint import read_checkpoint
+from convert.merge import ScaledAdapter, merge_adapters
 from convert.plan import ConversionPlan, plan_conversion
 from convert.pool import ProgressCallback
 from convert.recipes import RECIPES, Recipe, find_recipe
@@ -14,17 +18,23 @@ from edge.errors import EdgeError
 
 
 def plan_checkpoint(
-    source: Path, quantizations: Sequence[str], out: Path | None = None, *, force: bool = False
+    source: Path,
+    quantizations: Sequence[str],
+    out: Path | None = None,
+    *,
+    merge: Sequence[ScaledAdapter] = (),
+    force: bool = False,
 ) -> ConversionPlan:
     """Plan the conversion of a checkpoint directory; nothing is written. EdgeError for anything in its way.
 
-    `out` is a file for one quantization or a directory; the default is the current directory.
+    `out` is a file for one quantization or a directory; the default is the current directory. The LoRA adapters to
+    `merge` become part of the weights.
     """
     recipes = list({recipe.name: recipe for recipe in map(find_recipe, quantizations)}.values())
     if not recipes:
         raise EdgeError("No quantization was given.", hint=f"Known are: {', '.join(RECIPES)}.")
-    checkpoint = read_checkpoint(source)
-    targets = _targets(checkpoint, recipes, out or Path())
+    checkpoint = merge_adapters(read_checkpoint(source), merge)
+    targets = _targets(checkpoint.model_name, recipes, out or Path())
     for path in targets:
         _check_target(path, force=force)
     return plan_conversion(checkpoint, targets)
@@ -35,6 +45,7 @@ def convert_checkpoint(
     quantizations: Sequence[str],
     out: Path | None = None,
     *,
+    merge: Sequence[ScaledAdapter] = (),
     threads: int | None = None,
     force: bool = False,
     progress: ProgressCallback | None = None,
@@ -43,11 +54,39 @@ def convert_checkpoint(
 
     The source is read once for all of them. `threads` defaults to the cores this process may use.
     """
-    plan = plan_checkpoint(source, quantizations, out, force=force)
+    plan = plan_checkpoint(source, quantizations, out, merge=merge, force=force)
     return write_files(plan, threads=threads, progress=progress)
 
 
-def _targets(checkpoint: Checkpoint, recipes: Sequence[Recipe], out: Path) -> dict[Path, Recipe]:
+def plan_adapter_file(
+    directory: Path, base: Path | None, quantization: str = "F32", out: Path | None = None, *, force: bool = False
+) -> ConversionPlan:
+    """Plan the conversion of a PEFT LoRA directory into a GGUF adapter; nothing is written.
+
+    `base` is what it was trained on, a checkpoint directory or a GGUF file made of one; `out` a file or a directory.
+    """
+    adapter = read_adapter(directory)
+    if base is None:
+        trained_on = f" It was trained on {adapter.config.base_name}." if adapter.config.base_name else ""
+        raise EdgeError(
+            f"{directory} is an adapter, which is converted for its base.{trained_on}",
+            hint="Name the base, a checkpoint directory or its GGUF file, with --base.",
+        )
+    recipe = find_recipe(quantization)
+    (path,) = _targets(adapter.name, [recipe], out or Path())
+    _check_target(path, force=force)
+    return plan_adapter(adapter, read_adapter_base(base), path, recipe)
+
+
+def convert_adapter(
+    directory: Path, base: Path, quantization: str = "F32", out: Path | None = None, *, force: bool = False
+) -> Path:
+    """Convert a PEFT LoRA directory into a GGUF adapter for `base`; gives its path."""
+    (path,) = write_files(plan_adapter_file(directory, base, quantization, out, force=force), threads=None)
+    return path
+
+
+def _targets(name: str, recipes: Sequence[Recipe], out: Path) -> dict[Path, Recipe]:
     is_file = out.suffix.lower() == ".gguf" and not out.is_dir()
     if is_file and len(recipes) > 1:
         raise EdgeError(
@@ -57,7 +96,7 @@ def _targets(checkpoint: Checkpoint, recipes: Sequence[Recipe], out: Path) -> di
         return {out: recipes[0]}
     if out.exists() and not out.is_dir():
         raise EdgeError(f"{out} is neither a directory nor a .gguf file.", hint="Name one of them with --out.")
-    return {out / f"{checkpoint.name}-{recipe.name}.gguf": recipe for recipe in recipes}
+    return {out / f"{name}-{recipe.name}.gguf": recipe for recipe in recipes}
 
 
 def _check_target(path: Path, *, force: bool) -> None:

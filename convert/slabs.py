@@ -63,14 +63,14 @@ def read_slab(slab: Slab, shape: Hyperparameters, maps: ShardMaps) -> Floats:
         stored = maps.rows(source.tensor, 0, 1).reshape(-1, 1)[source.first : source.last]
     else:
         stored = maps.rows(source.tensor, source.first, source.last)
-    values = _widened(stored)
+    values = widened(stored)
     _refuse_non_finite(source, values)
     for addition in source.tensor.additions:
         values += _product_rows(addition, source, maps)
     return tensor.transform.apply(values, shape) if tensor.transform else values
 
 
-def _widened(stored: npt.NDArray[Any]) -> Floats:
+def widened(stored: npt.NDArray[Any]) -> Floats:
     """A copy as float32."""
     values = np.empty(stored.shape, np.float32)
     if stored.dtype == np.float32:
@@ -87,7 +87,7 @@ def _product_rows(addition: LowRank, source: SourceRows, maps: ShardMaps) -> Flo
         stored = np.ascontiguousarray(maps.rows(left, 0, left.rows)[:, source.first : source.last])
     else:
         stored = maps.rows(left, source.first, source.last)
-    factors = [_widened(stored), _widened(maps.rows(right, 0, right.rows))]
+    factors = [widened(stored), widened(maps.rows(right, 0, right.rows))]
     for tensor, values in zip((left, right), factors, strict=True):
         if not np.isfinite(values).all():
             raise EdgeError(

@@ -1,0 +1,119 @@
+"""What an adapter file is made for: a checkpoint, or a GGUF file that was made of one.
+
+Both give the same: which tensor of the model each module is, how its rows are ordered there, and by what the model is
+known again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from convert.adapter_fit import BaseModules
+from convert.checkpoint import Checkpoint, read_checkpoint
+from convert.families import FAMILIES, Family
+from convert.hyperparameters import Hyperparameters, read_hyperparameters
+from convert.plan import read_model
+from convert.tensor_plan import plan_tensors
+from convert.transforms import Transform
+from convert.weights_identity import WEIGHTS_KEY, weights_sha256
+from edge.errors import EdgeError
+from edge.gguf_file import GGUFFile, read_gguf
+
+# config.json's names for the keys of a GGUF file from which row orders follow
+_SHAPE_KEYS = {
+    "num_hidden_layers": "block_count",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "max_position_embeddings": "context_length",
+}
+
+
+@dataclass(frozen=True)
+class BaseTensor:
+    """A matrix of the model. `shape` is the checkpoint's; the file has the first `rows`, in the transform's order."""
+
+    name: str
+    shape: tuple[int, ...]
+    rows: int
+    transform: Transform | None
+
+
+@dataclass(frozen=True)
+class AdapterBase:
+    modules: BaseModules
+    tensors: Mapping[str, BaseTensor]
+    """By module."""
+    shape: Hyperparameters
+    weights_sha256: str | None
+    """None for a GGUF file that another tool made."""
+
+    @property
+    def family(self) -> Family:
+        return self.modules.family
+
+
+def read_adapter_base(path: Path) -> AdapterBase:
+    """The base at a path: a checkpoint directory or a GGUF file. EdgeError if it is of no known family."""
+    return _of_checkpoint(read_checkpoint(path)) if path.is_dir() else _of_gguf(read_gguf(path))
+
+
+def _of_checkpoint(checkpoint: Checkpoint) -> AdapterBase:
+    family, shape, _ = read_model(checkpoint)
+    tensors = {}
+    for planned in plan_tensors(family, shape, checkpoint.tensors):
+        if len(planned.shape) == 2 and len(planned.sources) == 1:
+            source = planned.sources[0].tensor
+            module = family.rule_name(source.name).removesuffix(".weight")
+            tensors[module] = BaseTensor(planned.name, source.shape, planned.rows, planned.transform)
+    identity = weights_sha256(checkpoint.tensors)
+    return _base(checkpoint.name, family, tensors, shape, shape.tied_embeddings, identity)
+
+
+def _of_gguf(file: GGUFFile) -> AdapterBase:
+    families = [family for family in FAMILIES if family.gguf_name == file.architecture]
+    if not families:
+        known = ", ".join(sorted({family.gguf_name for family in FAMILIES}))
+        raise EdgeError(f"{file.path} is of the architecture {file.architecture!r}.", hint=f"Known are: {known}.")
+    tensors: dict[str, BaseTensor] = {}
+    shape = read_hyperparameters(_config(file))
+    for family in families:
+        for module, tensor in _rules(file, family, shape.layers):
+            tensors.setdefault(module, tensor)
+    identity = file.metadata.get(WEIGHTS_KEY)
+    tied = "output.weight" not in file.tensors
+    return _base(file.path.name, families[0], tensors, shape, tied, identity if isinstance(identity, str) else None)
+
+
+def _base(
+    name: str,
+    family: Family,
+    tensors: Mapping[str, BaseTensor],
+    shape: Hyperparameters,
+    tied_embeddings: bool,
+    identity: str | None,
+) -> AdapterBase:
+    shapes = {module: tensor.shape for module, tensor in tensors.items()}
+    return AdapterBase(BaseModules(name, family, shapes, tied_embeddings), tensors, shape, identity)
+
+
+def _rules(file: GGUFFile, family: Family, layers: int) -> Iterator[tuple[str, BaseTensor]]:
+    for rule in family.tensors:
+        for block in range(layers if rule.is_per_block else 1):
+            tensor = file.tensors.get(rule.target_name(block))
+            if tensor and len(tensor.shape) == 2 and not rule.is_per_expert:
+                module = rule.source_name(block).removesuffix(".weight")
+                columns, rows = tensor.shape
+                yield module, BaseTensor(tensor.name, (rows, columns), rows, rule.transform)
+
+
+def _config(file: GGUFFile) -> dict[str, int | float | bool]:
+    """As much of a config.json as the keys of a file tell, and the row orders ask for."""
+    keys = {name: file.metadata.get(f"{file.architecture}.{key}") for name, key in _SHAPE_KEYS.items()}
+    known = {name: value for name, value in keys.items() if isinstance(value, int)}
+    embeddings = file.tensors.get("token_embd.weight")
+    return {"rms_norm_eps": 0.0, "vocab_size": embeddings.shape[-1] if embeddings else 1, **known}

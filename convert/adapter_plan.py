@@ -1,0 +1,123 @@
+"""A LoRA as a GGUF adapter: for each matrix that it changes two tensors, NAME.lora_a and NAME.lora_b.
+
+llama.cpp computes `scale * alpha / rank * lora_b @ (lora_a @ x)`, with one alpha for the file; what differs between
+modules is multiplied into `lora_b`, whose rows follow the order that the model's rows have.
+Source: llama.cpp, src/llama-adapter.cpp, convert_lora_to_gguf.py, and for embeddings build_inp_embd in llama-graph.cpp.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from convert.adapter import WEIGHTS_FILE, Adapter, AdapterPair
+from convert.adapter_base import AdapterBase, BaseTensor
+from convert.adapter_fit import pairs_by_base_module
+from convert.hyperparameters import Hyperparameters
+from convert.layout import StoredTensor, lay_out
+from convert.metadata import converter_versions, file_metadata
+from convert.plan import ConversionPlan, FilePlan
+from convert.recipes import Recipe
+from convert.safetensors_file import SourceTensor
+from convert.shards import ShardMaps
+from convert.slabs import widened
+from convert.tensor_plan import SourceRows, TensorPlan
+from convert.transforms import Transform
+from convert.weights_identity import BASE_KEY
+from edge.errors import EdgeError
+from edge.gguf_format import TENSOR_TYPES, MetadataEntry, ValueType
+
+ADAPTER_TYPES = ("F32", "F16", "BF16")
+Floats = npt.NDArray[np.float32]
+
+
+def plan_adapter(adapter: Adapter, base: AdapterBase, path: Path, recipe: Recipe) -> ConversionPlan:
+    """Plan the file of an adapter. EdgeError when it does not fit its base, or is to be quantized."""
+    if recipe.name not in ADAPTER_TYPES:
+        raise EdgeError(
+            f"An adapter cannot be stored as {recipe.name}.", hint=f"It must be one of: {', '.join(ADAPTER_TYPES)}."
+        )
+    pairs = pairs_by_base_module(adapter, base.modules)
+    alpha = max(_alpha(pair) for pair in pairs.values())
+    tensors = [
+        tensor
+        for module, pair in sorted(pairs.items())
+        for tensor in _plan_pair(pair, base.tensors[module], base.shape, _alpha(pair) / alpha)
+    ]
+    types = {tensor.name: TENSOR_TYPES[recipe.default] for tensor in tensors}
+    stored = [StoredTensor(tensor.name, tensor.shape, types[tensor.name]) for tensor in tensors]
+    metadata = [*_metadata(adapter, base, alpha), *file_metadata(recipe)]
+    file = FilePlan(path, recipe, types, lay_out(path, metadata, stored, None))
+    return ConversionPlan(base.family, base.shape, tuple(tensors), (file,), ())
+
+
+def _alpha(pair: AdapterPair) -> float:
+    """The alpha by which llama.cpp scales a pair rightly."""
+    return pair.scale * pair.rank
+
+
+def _plan_pair(pair: AdapterPair, target: BaseTensor, shape: Hyperparameters, factor: float) -> Iterator[TensorPlan]:
+    if pair.is_embedding:
+        tokens = np.ascontiguousarray(_read(pair.a)[:, : target.rows].T)
+        yield TensorPlan(f"{target.name}.lora_a", tokens.shape, (), values=tokens)
+        rows, order = pair.b.rows, None
+    else:
+        yield TensorPlan(f"{target.name}.lora_a", pair.a.shape, (SourceRows(pair.a, 0, pair.rank),))
+        rows, order = target.rows, target.transform
+        if order:
+            _check_order(pair, order, shape)
+    yield TensorPlan(f"{target.name}.lora_b", (rows, pair.rank), (SourceRows(pair.b, 0, rows),), _scaled(order, factor))
+
+
+def _scaled(order: Transform | None, factor: float) -> Transform | None:
+    """The transform of `lora_b`'s rows: in the model's order, times a factor."""
+    if math.isclose(factor, 1, rel_tol=1e-12):
+        return order
+
+    def apply(slab: Floats, shape: Hyperparameters) -> Floats:
+        ordered = order.apply(slab, shape) if order else slab
+        return ordered * np.float32(factor)
+
+    return Transform(f"times {factor:g}", apply, order.unit if order else lambda shape: 1)
+
+
+def _check_order(pair: AdapterPair, order: Transform, shape: Hyperparameters) -> None:
+    """A transform of rows may be applied to one factor alone; any other would need the whole product."""
+    unit = order.unit(shape)
+    b, a = _read(pair.b)[:unit], _read(pair.a)
+    if not np.allclose(order.apply(b @ a, shape), order.apply(b, shape) @ a, rtol=1e-4, atol=1e-6):
+        raise EdgeError(
+            f"The matrices of {pair.module} cannot be stored: llama.cpp keeps this weight in an order ({order.name})"
+            " that no product of two matrices can follow.",
+            hint="Merge the adapter into its base instead: edge convert BASE --merge-lora ADAPTER",
+        )
+
+
+def _read(tensor: SourceTensor) -> Floats:
+    with ShardMaps() as maps:
+        return widened(maps.rows(tensor, 0, tensor.rows))
+
+
+def _metadata(adapter: Adapter, base: AdapterBase, alpha: float) -> Iterator[MetadataEntry]:
+    tool, library = converter_versions()
+    texts: Mapping[str, str | None] = {
+        "general.architecture": base.family.gguf_name,
+        "general.type": "adapter",
+        "general.name": adapter.name,
+        "adapter.type": "lora",
+        "general.base_model.0.name": adapter.config.base_name or base.modules.name,
+        "general.converter": tool,
+        "general.converter.library": library,
+        BASE_KEY: base.weights_sha256,
+    }
+    for key, text in texts.items():
+        if text is not None:
+            yield MetadataEntry(key, ValueType.STRING, text)
+    yield MetadataEntry("general.base_model.count", ValueType.UINT32, 1)
+    yield MetadataEntry("adapter.lora.alpha", ValueType.FLOAT32, alpha)
+    yield MetadataEntry("general.source.files", ValueType.ARRAY, [WEIGHTS_FILE], ValueType.STRING)
+    yield MetadataEntry("general.source.sha256", ValueType.ARRAY, [adapter.sha256], ValueType.STRING)
