@@ -13,7 +13,7 @@ from __future__ import annotations
 import mmap
 import struct
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -111,6 +111,11 @@ def read_gguf(path: Path) -> GGUFFile:
     return _read_set(path, file) if _is_part(file.metadata) else file
 
 
+def read_gguf_container(path: Path) -> GGUFFile:
+    """As `read_gguf`, for one file of which nothing is asked but that it is sound: it need not hold a model."""
+    return _walk(path, _Header.read_container)
+
+
 def _read_set(path: Path, given: GGUFFile) -> GGUFFile:
     """The split model that a part belongs to, as one."""
     name = parse_part_name(path.name)
@@ -142,6 +147,10 @@ def _is_part(metadata: Mapping[str, Value]) -> bool:
 
 
 def _read_header(path: Path) -> GGUFFile:
+    return _walk(path, _Header.read)
+
+
+def _walk(path: Path, read: Callable[[_Header], GGUFFile]) -> GGUFFile:
     try:
         with path.open("rb") as file:
             file_bytes = file.seek(0, 2)
@@ -151,7 +160,7 @@ def _read_header(path: Path) -> GGUFFile:
                     hint=_NOT_A_MODEL,
                 )
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-                return _Header(path, mapped).read()
+                return read(_Header(path, mapped))
     except OSError as error:
         raise EdgeError(f"{path} cannot be read: {error.strerror or error}.", hint="Check the path.") from error
 
@@ -167,6 +176,16 @@ class _Header:
         self.position = 0
 
     def read(self) -> GGUFFile:
+        """The header of a model, or of a part of one: the first part has the keys of the whole model."""
+        file = self.read_container()
+        if _is_part(file.metadata) and file.metadata[NUMBER_KEY]:
+            return file
+        self._check_is_model(file.metadata)
+        if reason := why_llama_cpp_would_abort(file.metadata):
+            self._refuse(reason, _CONVERT_AGAIN)
+        return file
+
+    def read_container(self) -> GGUFFile:
         version = self._version()
         tensor_count = self._count("tensors", MAX_TENSORS, _SMALLEST_TENSOR_BYTES)
         entry_count = self._count("keys", MAX_KEYS, _SMALLEST_ENTRY_BYTES)
@@ -175,11 +194,6 @@ class _Header:
         alignment = self._alignment(entries)
         if _is_part(metadata) and (reason := why_no_part(entries, parse_part_name(self.path.name))):
             self._refuse(reason, _KEEP_TOGETHER)
-        is_model = not (_is_part(metadata) and metadata[NUMBER_KEY])  # the first part has the keys of the whole model
-        if is_model:
-            self._check_is_model(metadata)
-        if is_model and (reason := why_llama_cpp_would_abort(metadata)):
-            self._refuse(reason, _CONVERT_AGAIN)
         placed = [self._tensor() for _ in range(tensor_count)]
         data_offset = align(self.position, alignment) if placed else self.position
         return GGUFFile(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from edge.errors import EdgeError
 from edge.gguf_format import TENSOR_TYPES
 from edge.llama import log
+from edge.llama.activations import ActivationRecorder
 from edge.llama.library import backend
 from edge.llama.model import Model
 
@@ -88,9 +89,11 @@ class Context:
         max_outputs: int | None = None,
         kv_type: str = "F16",
         flash_attention: Literal["auto", "on", "off"] = "auto",
+        recorder: ActivationRecorder | None = None,
     ) -> None:
         self._llama = backend()
         self._model = model
+        self._recorder = recorder
         params = self._llama.llama_context_default_params()
         params.n_ctx = context_tokens
         params.n_batch = params.n_ubatch = min(batch_tokens, context_tokens)
@@ -102,6 +105,8 @@ class Context:
         params.kv_unified = True
         params.swa_full = False
         params.no_perf = True
+        if recorder:
+            params.cb_eval = recorder.callback
         log.forget()
         self.pointer = self._llama.llama_init_from_model(model.pointer, params)
         if not self.pointer:
@@ -131,6 +136,8 @@ class Context:
         """Run the model over a batch. EdgeError if the KV cache is full or the computation failed."""
         log.forget()
         status = self._llama.llama_decode(self.pointer, batch.native)
+        if self._recorder:
+            self._recorder.raise_failure()
         if status == 0:
             return
         if status == _NO_ROOM:
