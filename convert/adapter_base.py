@@ -14,12 +14,13 @@ from convert.adapter_fit import BaseModules
 from convert.checkpoint import Checkpoint, read_checkpoint
 from convert.families import FAMILIES, Family
 from convert.hyperparameters import Hyperparameters, read_hyperparameters
-from convert.plan import read_model
+from convert.source import read_model
 from convert.tensor_plan import plan_tensors
-from convert.transforms import Transform
-from convert.weights_identity import WEIGHTS_KEY, weights_sha256
+from convert.transforms import SlabTransform
+from convert.weights_identity import weights_sha256
 from edge.errors import EdgeError
 from edge.gguf_file import GGUFFile, read_gguf
+from edge.gguf_format import WEIGHTS_KEY
 
 # config.json's names for the keys of a GGUF file from which row orders follow
 _SHAPE_KEYS = {
@@ -40,7 +41,7 @@ class BaseTensor:
     name: str
     shape: tuple[int, ...]
     rows: int
-    transform: Transform | None
+    transform: SlabTransform | None
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,6 @@ class AdapterBase:
     modules: BaseModules
     tensors: Mapping[str, BaseTensor]
     """By module."""
-    shape: Hyperparameters
     weights_sha256: str | None
     """None for a GGUF file that another tool made."""
 
@@ -71,7 +71,7 @@ def _of_checkpoint(checkpoint: Checkpoint) -> AdapterBase:
             module = family.rule_name(source.name).removesuffix(".weight")
             tensors[module] = BaseTensor(planned.name, source.shape, planned.rows, planned.transform)
     identity = weights_sha256(checkpoint.tensors)
-    return _base(checkpoint.name, family, tensors, shape, shape.tied_embeddings, identity)
+    return _base(checkpoint.name, family, tensors, shape.tied_embeddings, identity)
 
 
 def _of_gguf(file: GGUFFile) -> AdapterBase:
@@ -82,33 +82,33 @@ def _of_gguf(file: GGUFFile) -> AdapterBase:
     tensors: dict[str, BaseTensor] = {}
     shape = read_hyperparameters(_config(file))
     for family in families:
-        for module, tensor in _rules(file, family, shape.layers):
+        for module, tensor in _rules(file, family, shape):
             tensors.setdefault(module, tensor)
     identity = file.metadata.get(WEIGHTS_KEY)
     tied = "output.weight" not in file.tensors
-    return _base(file.path.name, families[0], tensors, shape, tied, identity if isinstance(identity, str) else None)
+    return _base(file.path.name, families[0], tensors, tied, identity if isinstance(identity, str) else None)
 
 
 def _base(
     name: str,
     family: Family,
     tensors: Mapping[str, BaseTensor],
-    shape: Hyperparameters,
     tied_embeddings: bool,
     identity: str | None,
 ) -> AdapterBase:
     shapes = {module: tensor.shape for module, tensor in tensors.items()}
-    return AdapterBase(BaseModules(name, family, shapes, tied_embeddings), tensors, shape, identity)
+    return AdapterBase(BaseModules(name, family, shapes, tied_embeddings), tensors, identity)
 
 
-def _rules(file: GGUFFile, family: Family, layers: int) -> Iterator[tuple[str, BaseTensor]]:
+def _rules(file: GGUFFile, family: Family, shape: Hyperparameters) -> Iterator[tuple[str, BaseTensor]]:
     for rule in family.tensors:
-        for block in range(layers if rule.is_per_block else 1):
+        for block in range(shape.layers if rule.is_per_block else 1):
             tensor = file.tensors.get(rule.target_name(block))
             if tensor and len(tensor.shape) == 2 and not rule.is_per_expert:
                 module = rule.source_name(block).removesuffix(".weight")
                 columns, rows = tensor.shape
-                yield module, BaseTensor(tensor.name, (rows, columns), rows, rule.transform)
+                transform = rule.transform.bind(shape) if rule.transform else None
+                yield module, BaseTensor(tensor.name, (rows, columns), rows, transform)
 
 
 def _config(file: GGUFFile) -> dict[str, int | float | bool]:

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from convert.adapter import WEIGHTS_FILE, Adapter, AdapterPair
 from convert.adapter_base import AdapterBase, BaseTensor
 from convert.adapter_fit import pairs_by_base_module
-from convert.hyperparameters import Hyperparameters
 from convert.layout import StoredTensor, lay_out
 from convert.metadata import converter_versions, file_metadata
 from convert.plan import ConversionPlan, FilePlan
@@ -26,10 +25,9 @@ from convert.safetensors_file import SourceTensor
 from convert.shards import ShardMaps
 from convert.slabs import widened
 from convert.tensor_plan import SourceRows, TensorPlan
-from convert.transforms import Transform
-from convert.weights_identity import BASE_KEY
+from convert.transforms import SlabTransform
 from edge.errors import EdgeError
-from edge.gguf_format import TENSOR_TYPES, MetadataEntry, ValueType
+from edge.gguf_format import BASE_KEY, TENSOR_TYPES, MetadataEntry, ValueType
 
 ADAPTER_TYPES = ("F32", "F16", "BF16")
 Floats = npt.NDArray[np.float32]
@@ -46,13 +44,13 @@ def plan_adapter(adapter: Adapter, base: AdapterBase, path: Path, recipe: Recipe
     tensors = [
         tensor
         for module, pair in sorted(pairs.items())
-        for tensor in _plan_pair(pair, base.tensors[module], base.shape, _alpha(pair) / alpha)
+        for tensor in _plan_pair(pair, base.tensors[module], _alpha(pair) / alpha)
     ]
     types = {tensor.name: TENSOR_TYPES[recipe.default] for tensor in tensors}
     stored = [StoredTensor(tensor.name, tensor.shape, types[tensor.name]) for tensor in tensors]
     metadata = [*_metadata(adapter, base, alpha), *file_metadata(recipe)]
     file = FilePlan(path, recipe, types, lay_out(path, metadata, stored, None))
-    return ConversionPlan(base.family, base.shape, tuple(tensors), (file,), ())
+    return ConversionPlan(base.family.name, base.family.gguf_name, tuple(tensors), (file,))
 
 
 def _alpha(pair: AdapterPair) -> float:
@@ -60,7 +58,7 @@ def _alpha(pair: AdapterPair) -> float:
     return pair.scale * pair.rank
 
 
-def _plan_pair(pair: AdapterPair, target: BaseTensor, shape: Hyperparameters, factor: float) -> Iterator[TensorPlan]:
+def _plan_pair(pair: AdapterPair, target: BaseTensor, factor: float) -> Iterator[TensorPlan]:
     if pair.is_embedding:
         tokens = np.ascontiguousarray(_read(pair.a)[:, : target.rows].T)
         yield TensorPlan(f"{target.name}.lora_a", tokens.shape, (), values=tokens)
@@ -69,27 +67,26 @@ def _plan_pair(pair: AdapterPair, target: BaseTensor, shape: Hyperparameters, fa
         yield TensorPlan(f"{target.name}.lora_a", pair.a.shape, (SourceRows(pair.a, 0, pair.rank),))
         rows, order = target.rows, target.transform
         if order:
-            _check_order(pair, order, shape)
+            _check_order(pair, order)
     yield TensorPlan(f"{target.name}.lora_b", (rows, pair.rank), (SourceRows(pair.b, 0, rows),), _scaled(order, factor))
 
 
-def _scaled(order: Transform | None, factor: float) -> Transform | None:
+def _scaled(order: SlabTransform | None, factor: float) -> SlabTransform | None:
     """The transform of `lora_b`'s rows: in the model's order, times a factor."""
     if math.isclose(factor, 1, rel_tol=1e-12):
         return order
 
-    def apply(slab: Floats, shape: Hyperparameters) -> Floats:
-        ordered = order.apply(slab, shape) if order else slab
+    def apply(slab: Floats) -> Floats:
+        ordered = order.apply(slab) if order else slab
         return ordered * np.float32(factor)
 
-    return Transform(f"times {factor:g}", apply, order.unit if order else lambda shape: 1)
+    return SlabTransform(f"times {factor:g}", apply, order.unit if order else 1)
 
 
-def _check_order(pair: AdapterPair, order: Transform, shape: Hyperparameters) -> None:
+def _check_order(pair: AdapterPair, order: SlabTransform) -> None:
     """A transform of rows may be applied to one factor alone; any other would need the whole product."""
-    unit = order.unit(shape)
-    b, a = _read(pair.b)[:unit], _read(pair.a)
-    if not np.allclose(order.apply(b @ a, shape), order.apply(b, shape) @ a, rtol=1e-4, atol=1e-6):
+    b, a = _read(pair.b)[: order.unit], _read(pair.a)
+    if not np.allclose(order.apply(b @ a), order.apply(b) @ a, rtol=1e-4, atol=1e-6):
         raise EdgeError(
             f"The matrices of {pair.module} cannot be stored: llama.cpp keeps this weight in an order ({order.name})"
             " that no product of two matrices can follow.",

@@ -12,8 +12,8 @@ from convert.hyperparameters import Hyperparameters
 from convert.recipes import Recipe
 from convert.rope import rope_metadata
 from convert.tokenizer import Vocabulary
-from convert.weights_identity import WEIGHTS_KEY, weights_sha256
-from edge.gguf_format import MetadataEntry, ValueType
+from convert.weights_identity import weights_sha256
+from edge.gguf_format import WEIGHTS_KEY, MetadataEntry, ValueType
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 

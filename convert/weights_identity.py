@@ -11,8 +11,6 @@ from typing import BinaryIO
 from convert.safetensors_file import SourceTensor
 from edge.errors import EdgeError
 
-WEIGHTS_KEY = "edge.source.weights_sha256"
-BASE_KEY = "edge.adapter.base_sha256"
 SAMPLE_BYTES = 4096
 """Read of each tensor. Training changes every tensor, so the beginnings tell a fine-tune from its base."""
 

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from edge.prompt import Message as Message
     from edge.request import Completion as Completion
     from edge.request import Request as Request
+    from edge.settings import AdapterSettings as AdapterSettings
     from edge.settings import ModelSettings as ModelSettings
     from edge.settings import SamplingSettings as SamplingSettings
 
 _MODULES = {
+    "AdapterSettings": "edge.settings",
     "Chat": "edge.chat",
     "Completion": "edge.request",
     "Constraint": "edge.constraint",

@@ -10,16 +10,19 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from edge.adapter_check import check_adapter
 from edge.constraint import ConstraintCompiler, Matcher
 from edge.devices import physical_cores
 from edge.errors import EdgeError
 from edge.gguf_file import read_gguf
+from edge.llama.adapter import Adapter, use_adapters
 from edge.llama.context import Batch, Context
 from edge.llama.model import Model
 from edge.llama.vocab import Vocab
@@ -40,13 +43,18 @@ class Engine:
 
     def __init__(self, path: Path, settings: ModelSettings | None = None) -> None:
         settings = settings or ModelSettings()
-        path = read_gguf(path).path  # native code only sees files that are sound; of a split model, the first part
-        self._model = Model(path, gpu_layers=settings.gpu_layers)
-        try:
-            self._context = _make_context(self._model, settings)
-        except BaseException:
-            self._model.close()
-            raise
+        file = read_gguf(path)  # native code only sees files that are sound
+        path = file.path  # of a split model, the first part
+        for wanted in settings.adapters:
+            check_adapter(read_gguf(wanted.path), file)
+        with ExitStack() as opened:
+            self._model = opened.enter_context(Model(path, gpu_layers=settings.gpu_layers))
+            adapters = [
+                (opened.enter_context(Adapter(self._model, wanted.path)), wanted.scale) for wanted in settings.adapters
+            ]
+            self._context = opened.enter_context(_make_context(self._model, settings))
+            use_adapters(self._context, adapters)
+            self._opened = opened.pop_all()
         self.path = path
         self.vocab: Vocab = self._model.vocab
         self.context_tokens = self._context.context_tokens
@@ -114,8 +122,7 @@ class Engine:
         if self._thread.is_alive():
             self._loop.stop()
             self._thread.join()
-        self._context.close()
-        self._model.close()
+        self._opened.close()
 
 
 def _make_context(model: Model, settings: ModelSettings) -> Context:

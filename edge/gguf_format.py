@@ -14,6 +14,10 @@ MAGIC = b"GGUF"
 VERSION = 3
 DEFAULT_ALIGNMENT = 32
 
+# keys of our own: by which a model's weights are known again, and an adapter's own word for those it was made for
+WEIGHTS_KEY = "edge.source.weights_sha256"
+BASE_KEY = "edge.adapter.base_sha256"
+
 
 class ValueType(IntEnum):
     """The type tag in front of a metadata value."""

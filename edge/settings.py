@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from edge.errors import EdgeError
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """A LoRA to use: a GGUF adapter, and the share of it that is added to the weights."""
+
+    path: Path
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise EdgeError(f"The scale of {self.path} is {self.scale}.", hint="Give a finite number, such as 0.5.")
 
 
 @dataclass(frozen=True)
@@ -21,6 +35,8 @@ class ModelSettings:
     """Layers to offload; -1: all that the build can."""
     prefill_tokens: int = 512
     """Prompt tokens decoded in one step (llama.cpp's n_batch and n_ubatch)."""
+    adapters: tuple[AdapterSettings, ...] = ()
+    """LoRA adapters that every request is answered with."""
 
 
 @dataclass(frozen=True)
