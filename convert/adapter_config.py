@@ -117,7 +117,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _refuse_unsupported(path: Path, document: Mapping[str, Any]) -> None:
     kind = document.get("peft_type")
     if str(kind).upper() != "LORA":
-        raise EdgeError(f"{path} describes a {kind} adapter.", hint="Only LoRA adapters can be converted.")
+        raise EdgeError(f"{path} is of PEFT's type {kind!r}.", hint="Only LoRA adapters can be converted.")
     for name, reason in _UNSUPPORTED.items():
         if document.get(name):
             raise EdgeError(f"{path} sets {name} to {document[name]!r}: {reason}.", hint=_MERGE_WITH_PEFT)
