@@ -65,7 +65,7 @@ def _check_shape(adapter: Adapter, base: BaseModules, module: str, pair: Adapter
             hint=_trained_on(adapter),
         )
     if pair.is_embedding != (module == EMBEDDINGS):
-        _refuse_other_base(adapter, f"has matrices for embeddings where {base.name} has none, or none", [pair.module])
+        _refuse_other_base(adapter, "has matrices of embeddings for a linear module, or the reverse", [pair.module])
 
 
 def _check_copies(adapter: Adapter, base: BaseModules) -> None:
