@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,7 +41,7 @@ class TensorImportance:
     sums: Floats
     counts: npt.NDArray[np.int64]
 
-    @property
+    @cached_property
     def weights(self) -> Floats:
         """Mean squares, flat: of one expert after another; 1 for an expert that no token reached."""
         rows = self.sums.reshape(len(self.counts), -1)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.checkpoint import Checkpoint
-from convert.families import Family, check_reproducible, find_family
-from convert.hyperparameters import Hyperparameters
+from convert.checkpoint import Checkpoint, read_checkpoint
+from convert.gguf_source import gguf_source
+from convert.imatrix import ImportanceMatrix, check_matrix
 from convert.layout import PartPlan, StoredTensor, lay_out
-from convert.metadata import file_metadata, model_metadata
+from convert.metadata import file_metadata
 from convert.recipes import Recipe
-from convert.tensor_plan import TensorPlan, left_out_parts, plan_tensors
-from convert.tensor_types import read_traits, tensor_types
-from convert.tokenizer import Vocabulary, read_vocabulary
-from edge.gguf_format import MetadataEntry, TensorType
+from convert.source import Source, checkpoint_source
+from convert.tensor_plan import TensorPlan, parameter_count
+from convert.tensor_types import NO_CHOICES, TypeChoices, read_traits, tensor_types, tensor_without_matrix
+from convert.vocabulary import Limitation
+from edge.errors import EdgeError
+from edge.gguf_file import read_gguf
+from edge.gguf_format import TensorType
 
 
 @dataclass(frozen=True)
@@ -46,66 +49,91 @@ class FilePlan:
 class ConversionPlan:
     """The tensors of a conversion in file order, and the files to write them to."""
 
-    family: Family
-    hyperparameters: Hyperparameters
+    family: str
+    architecture: str
+    """GGUF's name of the architecture."""
     tensors: tuple[TensorPlan, ...]
     files: tuple[FilePlan, ...]
-    limitations: tuple[str, ...]
+    limitations: tuple[str, ...] = ()
     """What the file will not do as the checkpoint does, in words for a person."""
+    checkpoint: Checkpoint | None = None
+    """What the files are made of, with its tokenizer and chat template; None for an adapter or a GGUF file."""
+    tokenizer_limitations: tuple[Limitation, ...] = ()
+    matrix: ImportanceMatrix | None = None
+    """How much each column of a quantized tensor matters."""
 
     @property
     def parameter_count(self) -> int:
-        return _parameter_count(self.tensors)
+        return parameter_count(self.tensors)
 
     @property
     def source_bytes(self) -> int:
         return sum(tensor.source_bytes for tensor in self.tensors)
 
 
+@dataclass(frozen=True)
+class ConversionOptions:
+    """What a person may choose of files beyond their recipes."""
+
+    choices: TypeChoices = NO_CHOICES
+    matrix: ImportanceMatrix | None = None
+    max_part_bytes: int | None = None
+    """A model larger than this is split into parts of at most this size."""
+
+
+NO_OPTIONS = ConversionOptions()
+
+
+def open_source(path: Path) -> Source:
+    """A checkpoint directory or a GGUF file as a source. EdgeError if it is neither, or cannot be converted."""
+    return gguf_source(read_gguf(path)) if path.is_file() else checkpoint_source(read_checkpoint(path))
+
+
 def plan_conversion(
-    checkpoint: Checkpoint, targets: Mapping[Path, Recipe], *, max_part_bytes: int | None = None
+    source: Source, targets: Mapping[Path, Recipe], options: ConversionOptions = NO_OPTIONS
 ) -> ConversionPlan:
-    """Plan the files of `targets` from a checkpoint. EdgeError for whatever keeps it from being converted rightly.
-
-    A model larger than `max_part_bytes` is split into parts of at most that size.
-    """
-    family, shape, vocabulary = read_model(checkpoint)
-    check_reproducible(family, shape)
-    tensors = tuple(plan_tensors(family, shape, checkpoint.tensors))
-    metadata = model_metadata(checkpoint, family, shape, vocabulary, _parameter_count(tensors))
-    files = tuple(_plan_file(path, recipe, metadata, tensors, max_part_bytes) for path, recipe in targets.items())
-    tokenizer_limitations = (limitation.words for limitation in vocabulary.limitations)
-    limitations = (*left_out_parts(family, list(checkpoint.tensors)), *tokenizer_limitations)
-    return ConversionPlan(family, shape, tensors, files, limitations)
-
-
-def read_model(checkpoint: Checkpoint) -> tuple[Family, Hyperparameters, Vocabulary]:
-    """What a checkpoint is: its family, its shape and its tokens. EdgeError for one that no family describes."""
-    family = find_family(checkpoint.architecture)
-    shape = family.read_shape(checkpoint.config)
-    vocabulary = read_vocabulary(checkpoint, shape.vocabulary)
-    if family.trims_vocabulary:
-        vocabulary = vocabulary.without_padding()
-        shape = shape.with_vocabulary(len(vocabulary.tokens))
-    return family, shape, vocabulary
+    """Plan the files of `targets`. EdgeError for options that do not fit the model."""
+    if options.matrix:
+        check_matrix(options.matrix, {tensor.name: tensor.shape for tensor in source.tensors})
+    return ConversionPlan(
+        family=source.family,
+        architecture=source.architecture,
+        tensors=source.tensors,
+        files=tuple(_plan_file(path, recipe, source, options) for path, recipe in targets.items()),
+        limitations=source.limitations,
+        checkpoint=source.checkpoint,
+        tokenizer_limitations=source.tokenizer_limitations,
+        matrix=options.matrix,
+    )
 
 
-def _parameter_count(tensors: Sequence[TensorPlan]) -> int:
-    """Weights of the checkpoint; what is computed from the configuration is none of its parameters."""
-    return sum(tensor.element_count for tensor in tensors if tensor.sources)
-
-
-def _plan_file(
-    path: Path,
-    recipe: Recipe,
-    metadata: Sequence[MetadataEntry],
-    tensors: Sequence[TensorPlan],
-    max_part_bytes: int | None,
-) -> FilePlan:
+def _plan_file(path: Path, recipe: Recipe, source: Source, options: ConversionOptions) -> FilePlan:
+    matrix = options.matrix if recipe.is_quantized else None
     types = tensor_types(
         recipe,
-        {tensor.name: tensor.shape for tensor in tensors},
-        read_traits({entry.key: entry.value for entry in metadata}),
+        {tensor.name: tensor.shape for tensor in source.tensors},
+        read_traits({entry.key: entry.value for entry in source.metadata}),
+        choices=options.choices,
+        has_matrix=matrix is not None,
+        kept=source.kept_types,
     )
-    stored = [StoredTensor(tensor.name, tensor.shape, types[tensor.name]) for tensor in tensors]
-    return FilePlan(path, recipe, types, lay_out(path, [*metadata, *file_metadata(recipe)], stored, max_part_bytes))
+    _check_importance(recipe, types, matrix)
+    stored = [StoredTensor(tensor.name, tensor.shape, types[tensor.name]) for tensor in source.tensors]
+    metadata = [*source.metadata, *file_metadata(recipe), *(matrix.metadata() if matrix else ())]
+    return FilePlan(path, recipe, types, lay_out(path, metadata, stored, options.max_part_bytes))
+
+
+def _check_importance(recipe: Recipe, types: Mapping[str, TensorType], matrix: ImportanceMatrix | None) -> None:
+    """EdgeError for types that are too small to be made without importance."""
+    if recipe.needs_matrix and matrix is None:
+        raise EdgeError(
+            f"{recipe.name} needs an importance matrix.",
+            hint="Measure one with --calibrate default (or a text of your own), or name one with --imatrix FILE.",
+        )
+    name = tensor_without_matrix(types, matrix.entries if matrix else ())
+    if name:
+        missing = f"{matrix.name} has none for it" if matrix else "there is none"
+        raise EdgeError(
+            f"The tensor {name!r} would be {types[name].name}, which needs an importance matrix; {missing}.",
+            hint="Measure one with --calibrate default, or choose another type.",
+        )

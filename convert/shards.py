@@ -81,6 +81,12 @@ class ShardMaps:
         view = np.frombuffer(self._map(tensor), item_type, shape[0] * shape[1], offset).reshape(shape)
         return view if view.flags.aligned else view.copy()
 
+    def encoded_rows(self, tensor: SourceTensor, first_row: int, last_row: int) -> npt.NDArray[np.uint8]:
+        """The bytes of rows `first_row` up to `last_row` in a block type of GGUF, as a read-only view."""
+        row_bytes = tensor.n_bytes // tensor.rows
+        count = (last_row - first_row) * row_bytes
+        return np.frombuffer(self._map(tensor), np.uint8, count, tensor.offset + first_row * row_bytes)
+
     def release(self, tensor: SourceTensor, first_row: int, last_row: int) -> None:
         """Lets the system take back the memory of these rows; reading them again fetches them from the file.
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convert.hyperparameters import Hyperparameters
 from convert.safetensors_file import LowRank
 from convert.shards import ShardMaps
 from convert.tensor_plan import SourceRows, TensorPlan
 from edge.errors import EdgeError
-from edge.llama.quantize import to_float32
+from edge.gguf_format import TENSOR_TYPES, TensorType
+from edge.llama.quantize import dequantize_rows, to_float32
 
 Floats = npt.NDArray[np.float32]
 
@@ -32,9 +32,9 @@ class Slab:
     source: SourceRows | None
 
 
-def slabs(tensor: TensorPlan, shape: Hyperparameters) -> Iterator[Slab]:
+def slabs(tensor: TensorPlan) -> Iterator[Slab]:
     """A tensor cut into slabs of one source each that respect its transform's unit. A vector is one slab."""
-    unit = tensor.transform.unit(shape) if tensor.transform else 1
+    unit = tensor.transform.unit if tensor.transform else 1
     step = max(1, SLAB_ELEMENTS // tensor.columns // unit) * unit
     if not tensor.sources:
         for first in range(0, tensor.rows, step):
@@ -53,21 +53,35 @@ def source_bytes(slab: Slab) -> int:
     return slab.source.n_bytes if slab.source else 0
 
 
-def read_slab(slab: Slab, shape: Hyperparameters, maps: ShardMaps) -> Floats:
+def read_slab(slab: Slab, maps: ShardMaps) -> Floats:
     """The slab's values, float32 [rows, columns], contiguous. EdgeError that names a row with NaN or infinity."""
     tensor, source = slab.tensor, slab.source
     if source is None:
         assert tensor.values is not None
         return tensor.values.reshape(tensor.rows, tensor.columns)[slab.first : slab.last]
-    if len(source.tensor.shape) == 1:
-        stored = maps.rows(source.tensor, 0, 1).reshape(-1, 1)[source.first : source.last]
-    else:
-        stored = maps.rows(source.tensor, source.first, source.last)
-    values = widened(stored)
+    values = _source_values(source, maps)
     _refuse_non_finite(source, values)
     for addition in source.tensor.additions:
         values += _product_rows(addition, source, maps)
-    return tensor.transform.apply(values, shape) if tensor.transform else values
+    return tensor.transform.apply(values) if tensor.transform else values
+
+
+def stored_encoding(slab: Slab, kind: TensorType, maps: ShardMaps) -> npt.NDArray[np.uint8] | None:
+    """The slab's bytes as its source has them, if those are blocks of `kind`: rounding them again would change some."""
+    source = slab.source
+    if source is None or source.tensor.dtype != kind.name or not kind.is_quantized or slab.tensor.transform:
+        return None
+    return maps.encoded_rows(source.tensor, source.first, source.last).copy()
+
+
+def _source_values(source: SourceRows, maps: ShardMaps) -> Floats:
+    tensor = source.tensor
+    if tensor.dtype in TENSOR_TYPES and TENSOR_TYPES[tensor.dtype].is_quantized:
+        encoded = maps.encoded_rows(tensor, source.first, source.last)
+        return dequantize_rows(encoded, TENSOR_TYPES[tensor.dtype], tensor.columns)
+    if len(tensor.shape) == 1:
+        return widened(maps.rows(tensor, 0, 1).reshape(-1, 1)[source.first : source.last])
+    return widened(maps.rows(tensor, source.first, source.last))
 
 
 def widened(stored: npt.NDArray[Any]) -> Floats:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from convert.families import Family, TensorRule
 from convert.hyperparameters import Hyperparameters
 from convert.rope import frequency_factors
 from convert.safetensors_file import SourceTensor
-from convert.transforms import Transform
+from convert.transforms import SlabTransform
 from edge.errors import EdgeError
 
 READABLE_DTYPES = ("F32", "F16", "BF16")
@@ -51,7 +51,7 @@ class TensorPlan:
     name: str
     shape: tuple[int, ...]
     sources: tuple[SourceRows, ...]
-    transform: Transform | None = None
+    transform: SlabTransform | None = None
     values: npt.NDArray[np.float32] | None = None
 
     @property
@@ -85,10 +85,16 @@ def plan_tensors(family: Family, shape: Hyperparameters, sources: Mapping[str, S
             continue
         used.update(names)
         rows = tuple(_source_rows(family, rule, block, shape, names, by_rule_name))
-        yield TensorPlan(rule.target_name(block), _sizes(shape, rule.target_shape), rows, rule.transform)
+        transform = rule.transform.bind(shape) if rule.transform else None
+        yield TensorPlan(rule.target_name(block), _sizes(shape, rule.target_shape), rows, transform)
     _refuse_leftovers(family, set(by_rule_name) - used)
     for name, factors in frequency_factors(shape.rope).items():
         yield TensorPlan(name, factors.shape, (), values=factors)
+
+
+def parameter_count(tensors: Iterable[TensorPlan]) -> int:
+    """Weights of the source; what is computed from the configuration is none of its parameters."""
+    return sum(tensor.element_count for tensor in tensors if tensor.sources)
 
 
 def left_out_parts(family: Family, names: Sequence[str]) -> Iterator[str]:

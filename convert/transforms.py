@@ -25,6 +25,19 @@ class Transform:
     apply: Callable[[Floats, Hyperparameters], Floats]
     unit: Callable[[Hyperparameters], int]
 
+    def bind(self, shape: Hyperparameters) -> SlabTransform:
+        """The transform for models of one shape."""
+        return SlabTransform(self.name, lambda slab: self.apply(slab, shape), self.unit(shape))
+
+
+@dataclass(frozen=True)
+class SlabTransform:
+    """A function of a slab whose row count is a multiple of `unit`; nothing else is needed to apply it."""
+
+    name: str
+    apply: Callable[[Floats], Floats]
+    unit: int = 1
+
 
 def _interleave_rope_halves(slab: Floats, shape: Hyperparameters) -> Floats:
     """Reorder the rows of each head from two halves, [2, head_dim/2], to pairs, [head_dim/2, 2].

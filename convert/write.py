@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.encode import encode_rows
+from convert.imatrix import ImportanceMatrix, expert_rows
 from convert.layout import PartPlan
 from convert.plan import ConversionPlan, FilePlan
 from convert.pool import ProgressCallback, work_through
 from convert.shards import ShardMaps
-from convert.slabs import Slab, read_slab, release_slab, slabs, source_bytes
+from convert.slabs import Slab, read_slab, release_slab, slabs, source_bytes, stored_encoding
 from edge.errors import EdgeError
 from edge.gguf_format import TensorType
 from edge.llama.quantize import is_sound
@@ -214,7 +215,7 @@ def _write_tensors(
     threads: int | None,
     progress: ProgressCallback | None,
 ) -> None:
-    pending = (slab for tensor in plan.tensors for slab in slabs(tensor, plan.hyperparameters))
+    pending = (slab for tensor in plan.tensors for slab in slabs(tensor))
     work_through(
         pending,
         lambda slab: _convert_slab(slab, plan, models, maps),
@@ -226,20 +227,38 @@ def _write_tensors(
 
 
 def _convert_slab(slab: Slab, plan: ConversionPlan, models: Sequence[PendingModel], maps: ShardMaps) -> None:
-    values = read_slab(slab, plan.hyperparameters, maps)
-    release_slab(slab, maps)
+    values = read_slab(slab, maps)
     encoded_types: dict[str, npt.NDArray[np.uint8]] = {}
     for model in models:
         kind = model.plan.types[slab.tensor.name]
         row_bytes = kind.row_bytes(slab.tensor.columns)
         encoded = encoded_types.get(kind.name)
         if encoded is None:
-            encoded = np.empty(len(values) * row_bytes, np.uint8)
-            encode_rows(values, kind, encoded)
+            encoded = stored_encoding(slab, kind, maps)
+            if encoded is None:
+                encoded = _encode(slab, values, kind, plan.matrix)
             if not is_sound(encoded, kind):
                 _refuse_overflow(slab, kind)
             encoded_types[kind.name] = encoded
         model.write_rows(slab.tensor.name, slab.first, encoded, row_bytes)
+    release_slab(slab, maps)
+
+
+def _encode(
+    slab: Slab, values: npt.NDArray[np.float32], kind: TensorType, matrix: ImportanceMatrix | None
+) -> npt.NDArray[np.uint8]:
+    """The slab's rows as `kind`; each expert's with its own importance, if any was measured."""
+    row_bytes = kind.row_bytes(slab.tensor.columns)
+    encoded = np.empty(len(values) * row_bytes, np.uint8)
+    entry = matrix.entries.get(slab.tensor.name) if matrix else None
+    if entry is None:
+        encode_rows(values, kind, encoded)
+        return encoded
+    weights = entry.weights.reshape(-1, slab.tensor.columns)
+    for expert, first, last in expert_rows(slab.first, slab.last, slab.tensor.rows // len(weights)):
+        rows = slice(first - slab.first, last - slab.first)
+        encode_rows(values[rows], kind, encoded[rows.start * row_bytes : rows.stop * row_bytes], weights[expert])
+    return encoded
 
 
 def _refuse_overflow(slab: Slab, kind: TensorType) -> NoReturn:

@@ -9,6 +9,7 @@ import pytest
 
 import convert
 from convert.pipeline import convert_checkpoint, plan_checkpoint
+from convert.recipes import RECIPES
 from edge.errors import EdgeError
 from tests.convert.conftest import TinyFolder
 
@@ -64,13 +65,13 @@ def test_one_file_cannot_take_several_quantizations(tiny: TinyFolder, tmp_path: 
 def test_no_quantization_is_refused(tiny: TinyFolder, tmp_path: Path) -> None:
     error = refusal(tiny("qwen3"), [], tmp_path / "model.gguf")
     assert error.message == "No quantization was given."
-    assert error.hint == "Known are: F32, F16, BF16, Q8_0, Q4_K_M."
+    assert error.hint == f"Known are: {', '.join(RECIPES)}."
 
 
 def test_unknown_quantization_lists_the_known_ones(tiny: TinyFolder) -> None:
     error = refusal(tiny("qwen3"), ["Q8_0", "Q3_K_XXL"])
     assert error.message == "The quantization 'Q3_K_XXL' is not known."
-    assert error.hint == "Known are: F32, F16, BF16, Q8_0, Q4_K_M."
+    assert error.hint == f"Known are: {', '.join(RECIPES)}."
 
 
 def test_out_that_is_another_file_is_refused(tiny: TinyFolder, tmp_path: Path) -> None:

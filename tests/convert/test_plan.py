@@ -14,7 +14,6 @@ import pytest
 
 from convert.pipeline import convert_checkpoint, plan_checkpoint
 from convert.plan import ConversionPlan
-from convert.recipes import RECIPES
 from edge.errors import EdgeError
 from edge.gguf_file import read_gguf
 from tests.convert.conftest import TinyFolder
@@ -22,6 +21,7 @@ from tests.convert.edited import Weights, edited_json, edited_weights, stored
 from tests.tiny import TINY, tensor_shapes
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
+QUANTIZATIONS = ["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q4_K_M", "Q2_K", "IQ4_XS"]
 Edit = Callable[[dict[str, Weights]], None]
 
 
@@ -38,8 +38,8 @@ def plan_of(source: Path, *quantizations: str) -> ConversionPlan:
 
 @pytest.mark.parametrize("name", TINY)
 def test_planned_files_are_those_on_the_disk(name: str, tiny: TinyFolder, tmp_path: Path) -> None:
-    plan = plan_checkpoint(tiny(name), list(RECIPES), tmp_path)
-    paths = convert_checkpoint(tiny(name), list(RECIPES), tmp_path)
+    plan = plan_checkpoint(tiny(name), QUANTIZATIONS, tmp_path)
+    paths = convert_checkpoint(tiny(name), QUANTIZATIONS, tmp_path)
     for planned, path in zip(plan.files, paths, strict=True):
         assert planned.path == path
         assert planned.file_bytes == path.stat().st_size, planned.recipe.name
