@@ -50,7 +50,7 @@ def header_bytes(metadata: Sequence[MetadataEntry], tensors: Sequence[TensorHead
     """The header, padded so that tensor data may follow at once. EdgeError for a value that its type cannot hold."""
     out = bytearray(struct.pack("<4sIQQ", MAGIC, VERSION, len(tensors), len(metadata)))
     for entry in metadata:
-        out += _entry(entry)
+        out += entry_bytes(entry)
     for tensor in tensors:
         out += _tensor_bytes(tensor)
     out += bytes(align(len(out), DEFAULT_ALIGNMENT) - len(out))
@@ -63,7 +63,8 @@ def _tensor_bytes(tensor: TensorHeader) -> bytes:
     return _string(tensor.name) + place
 
 
-def _entry(entry: MetadataEntry) -> bytes:
+def entry_bytes(entry: MetadataEntry) -> bytes:
+    """A key and its value as they stand in the header."""
     try:
         return _string(entry.key) + _value(entry)
     except (struct.error, OverflowError, UnicodeEncodeError) as error:

@@ -9,6 +9,7 @@ from convert.checkpoint import Checkpoint, MergedAdapter
 from convert.config_values import LARGEST_INTEGER, is_number
 from convert.families import Family
 from convert.hyperparameters import Hyperparameters
+from convert.proof_keys import proof_entries
 from convert.recipes import Recipe
 from convert.rope import rope_metadata
 from convert.tokenizer import Vocabulary
@@ -49,6 +50,7 @@ def file_metadata(recipe: Recipe) -> list[MetadataEntry]:
     return [
         MetadataEntry("general.file_type", ValueType.UINT32, recipe.file_type),
         MetadataEntry("general.quantization_version", ValueType.UINT32, QUANTIZATION_VERSION),
+        *proof_entries(),
     ]
 
 

@@ -10,9 +10,11 @@ from convert.adapter_base import read_adapter_base
 from convert.adapter_plan import plan_adapter
 from convert.checkpoint import read_checkpoint
 from convert.merge import ScaledAdapter, merge_adapters
-from convert.plan import ConversionPlan, plan_conversion
+from convert.plan import NO_OPTIONS, ConversionOptions, ConversionPlan, open_source, plan_conversion
 from convert.pool import ProgressCallback
+from convert.proof import Display, Proof, no_display, prove
 from convert.recipes import RECIPES, Recipe, find_recipe
+from convert.source import Source, checkpoint_source
 from convert.write import write_files
 from edge.errors import EdgeError
 
@@ -23,21 +25,23 @@ def plan_checkpoint(
     out: Path | None = None,
     *,
     merge: Sequence[ScaledAdapter] = (),
+    options: ConversionOptions = NO_OPTIONS,
     force: bool = False,
 ) -> ConversionPlan:
-    """Plan the conversion of a checkpoint directory; nothing is written. EdgeError for anything in its way.
+    """Plan the conversion of a checkpoint directory or a GGUF file; nothing is written.
 
     `out` is a file for one quantization or a directory; the default is the current directory. The LoRA adapters to
-    `merge` become part of the weights.
+    `merge` become part of the weights of a checkpoint.
     """
     recipes = list({recipe.name: recipe for recipe in map(find_recipe, quantizations)}.values())
     if not recipes:
         raise EdgeError("No quantization was given.", hint=f"Known are: {', '.join(RECIPES)}.")
-    checkpoint = merge_adapters(read_checkpoint(source), merge)
-    targets = _targets(checkpoint.model_name, recipes, out or Path())
-    for path in targets:
-        _check_target(path, force=force)
-    return plan_conversion(checkpoint, targets)
+    opened = _merged_source(source, merge) if merge else open_source(source)
+    plan = plan_conversion(opened, _targets(opened.name, recipes, out or Path()), options)
+    for file in plan.files:
+        for part in file.parts:
+            _check_target(part.path, force=force)
+    return plan
 
 
 def convert_checkpoint(
@@ -46,16 +50,33 @@ def convert_checkpoint(
     out: Path | None = None,
     *,
     merge: Sequence[ScaledAdapter] = (),
+    options: ConversionOptions = NO_OPTIONS,
     threads: int | None = None,
     force: bool = False,
     progress: ProgressCallback | None = None,
 ) -> list[Path]:
-    """Convert a checkpoint directory into one GGUF file for each quantization; gives their paths.
+    """Convert a checkpoint directory or a GGUF file into one GGUF file for each quantization; gives their paths.
 
     The source is read once for all of them. `threads` defaults to the cores this process may use.
     """
-    plan = plan_checkpoint(source, quantizations, out, merge=merge, force=force)
+    plan = plan_checkpoint(source, quantizations, out, merge=merge, options=options, force=force)
     return write_files(plan, threads=threads, progress=progress)
+
+
+def prove_file(
+    path: Path,
+    source: Path | None = None,
+    *,
+    against_logits: Path | None = None,
+    threads: int | None = None,
+    display: Display = no_display,
+) -> Proof:
+    """Check a GGUF file, or a split model by any of its parts; against the checkpoint it was made of, if one is given.
+
+    What is wrong with it is in the proof: see `Proof.failed`.
+    """
+    plan = plan_conversion(open_source(source), {}) if source else None
+    return prove(path, plan, against_logits=against_logits, threads=threads, display=display)
 
 
 def plan_adapter_file(
@@ -79,11 +100,27 @@ def plan_adapter_file(
 
 
 def convert_adapter(
-    directory: Path, base: Path, quantization: str = "F32", out: Path | None = None, *, force: bool = False
+    directory: Path,
+    base: Path,
+    quantization: str = "F32",
+    out: Path | None = None,
+    *,
+    force: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """Convert a PEFT LoRA directory into a GGUF adapter for `base`; gives its path."""
-    (path,) = write_files(plan_adapter_file(directory, base, quantization, out, force=force), threads=None)
+    plan = plan_adapter_file(directory, base, quantization, out, force=force)
+    (path,) = write_files(plan, threads=None, progress=progress)
     return path
+
+
+def _merged_source(source: Path, merge: Sequence[ScaledAdapter]) -> Source:
+    if source.is_file():
+        raise EdgeError(
+            f"An adapter cannot be merged into {source}: its tensors are not named as in a checkpoint.",
+            hint="Merge it into the checkpoint that the file was made of.",
+        )
+    return checkpoint_source(merge_adapters(read_checkpoint(source), merge))
 
 
 def _targets(name: str, recipes: Sequence[Recipe], out: Path) -> dict[Path, Recipe]:

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from convert.plan import ConversionPlan, FilePlan
-from convert.verify import Proof
+from convert.proof import Proof
+from convert.proof_record import proof_document
+from convert.proven import ProvenModel
+from convert.quantization_error import TensorError
 from edge.tables import cell, table
 
 if TYPE_CHECKING:
@@ -18,18 +21,21 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _WORST_SHOWN = 5
+_MARKS = {"passed": "✓", "failed": "✗", "skipped": "-"}
+_CHECK_WIDTH = 8
 
 
 def plan_document(plan: ConversionPlan) -> dict[str, Any]:
     """A plan without its tensors' bytes: what would be written where, with exact sizes."""
     return {
-        "family": plan.family.name,
+        "family": plan.family,
         "tensors": len(plan.tensors),
         "parameters": plan.parameter_count,
         "source_bytes": plan.source_bytes,
         "files": [
             {
-                "path": str(file.path),
+                "path": str(file.first_path),
+                "parts": [{"path": str(part.path), "bytes": part.file_bytes} for part in file.parts],
                 "quantization": file.recipe.name,
                 "bytes": file.file_bytes,
                 "bits_per_weight": round(_bits_per_weight(plan, file), 3),
@@ -41,61 +47,49 @@ def plan_document(plan: ConversionPlan) -> dict[str, Any]:
     }
 
 
-def result_document(plan: ConversionPlan, proofs: Sequence[Proof]) -> dict[str, Any]:
-    """A plan that was carried out, and the proof of each file that was read back."""
-    return {**plan_document(plan), "proofs": [proof_document(proof) for proof in proofs]}
-
-
-def proof_document(proof: Proof) -> dict[str, Any]:
-    return {
-        "path": str(proof.path),
-        "bytes": proof.file_bytes,
-        "tensors": proof.tensor_count,
-        "family": proof.family,
-        "source": str(proof.source) if proof.source else None,
-        "errors": [
-            {
-                "tensor": error.name,
-                "type": error.type,
-                "relative_error": error.relative_error,
-                "bound": error.bound,
-            }
-            for error in proof.errors
-        ],
-    }
+def result_document(plan: ConversionPlan, models: Sequence[ProvenModel]) -> dict[str, Any]:
+    """A plan that was carried out, and the proof of each model."""
+    proofs = [{**proof_document(model.proof), "path": str(model.path)} for model in models]
+    return {**plan_document(plan), "proofs": proofs}
 
 
 def render_plan(plan: ConversionPlan) -> Group:
     """What would be written: each file with its exact size and the types of its tensors."""
-    title = f"{plan.family.name}: {plan.parameter_count:,} parameters in {len(plan.tensors)} tensors"
+    title = f"{plan.family}: {plan.parameter_count:,} parameters in {len(plan.tensors)} tensors"
     lines: list[RenderableType] = [cell(title, "bold")]
     for file in plan.files:
         counts = ", ".join(f"{count} {name}" for name, count in _type_counts(file).items())
-        lines += _entry(str(file.path), f"{_size(plan, file)}: {counts}")
+        lines += _entry(str(file.first_path), f"{_size(plan, file)}: {counts}")
     return _group([*lines, *_limitations(plan)])
 
 
-def render_result(plan: ConversionPlan, proofs: Sequence[Proof]) -> Group:
-    """What was written: each file with its size, and the tensor that came nearest to its type's error bound."""
-    checked = {proof.path: proof for proof in proofs}
+def render_result(plan: ConversionPlan, models: Sequence[ProvenModel]) -> Group:
+    """What was written: each file with its size, and what came of each check of its proof."""
+    proven = {model.plan.path: model for model in models}
     lines: list[RenderableType] = []
     for file in plan.files:
-        proof = checked.get(file.path)
-        lines += _entry(str(file.path), _size(plan, file), _summary(proof) if proof else "not read back")
+        model = proven.get(file.path)
+        checks = _check_lines(model.proof) if model else ["not proven"]
+        lines += _entry(str(model.path if model else file.first_path), _size(plan, file), *checks)
     return _group([*lines, *_limitations(plan)])
 
 
 def render_proof(proof: Proof) -> Group:
-    """What was proven of a file; with a source, the tensors that came nearest to their bounds."""
-    lines = _entry(str(proof.path), f"{proof.file_bytes:,} bytes", _summary(proof))
-    return _group([*lines, "", _worst_errors(proof)] if proof.errors else lines)
+    """What came of each check of a file; with a source, the tensors that came nearest to their bounds."""
+    lines = _entry(str(proof.path), f"{proof.file_bytes:,} bytes", *_check_lines(proof))
+    errors = proof.tensors.errors if proof.tensors else ()
+    return _group([*lines, "", _worst_errors(errors)] if errors else lines)
 
 
-def _worst_errors(proof: Proof) -> Table:
+def _check_lines(proof: Proof) -> list[str]:
+    return [f"{_MARKS[check.outcome]} {check.name:<{_CHECK_WIDTH}} {check.summary}" for check in proof.checks]
+
+
+def _worst_errors(errors: Sequence[TensorError]) -> Table:
     worst = table(
         "Nearest to their bounds", ("Tensor", "left"), ("Type", "left"), ("Error", "right"), ("Bound", "right")
     )
-    for error in proof.errors[:_WORST_SHOWN]:
+    for error in errors[:_WORST_SHOWN]:
         worst.add_row(cell(error.name), error.type, f"{error.relative_error:.2e}", f"{error.bound:.2g}")
     return worst
 
@@ -105,9 +99,7 @@ def _limitations(plan: ConversionPlan) -> list[RenderableType]:
 
 
 def _entry(path: str, *details: str) -> list[RenderableType]:
-    from rich.padding import Padding
-
-    return [cell(path), *(Padding(cell(detail), (0, 0, 0, 2), expand=False) for detail in details)]
+    return [cell(path), *(cell(f"  {detail}") for detail in details)]
 
 
 def _group(lines: Sequence[RenderableType]) -> Group:
@@ -116,21 +108,9 @@ def _group(lines: Sequence[RenderableType]) -> Group:
     return Group(*lines)
 
 
-def _summary(proof: Proof) -> str:
-    if proof.errors:
-        worst = proof.errors[0]
-        if not worst.relative_error:
-            return f"{proof.tensor_count} tensors equal their source exactly"
-        return (
-            f"{proof.tensor_count} tensors match their source; worst {worst.name}:"
-            f" {worst.relative_error:.2%} ({worst.type})"
-        )
-    completeness = "complete" if proof.family else "of an architecture without a completeness check"
-    return f"{proof.tensor_count} tensors, {completeness}, all finite"
-
-
 def _size(plan: ConversionPlan, file: FilePlan) -> str:
-    return f"{file.file_bytes:,} bytes, {_bits_per_weight(plan, file):.2f} bits per weight"
+    parts = f" in {len(file.parts)} parts" if len(file.parts) > 1 else ""
+    return f"{file.file_bytes:,} bytes{parts}, {_bits_per_weight(plan, file):.2f} bits per weight"
 
 
 def _type_counts(file: FilePlan) -> dict[str, int]:

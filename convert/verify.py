@@ -7,6 +7,7 @@ checkpoint, every tensor's error has to stay within what its type can do: a wron
 from __future__ import annotations
 
 import mmap
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,42 +16,53 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from convert.checkpoint import read_checkpoint
 from convert.families import FAMILIES, Family
-from convert.merge import ScaledAdapter, merge_adapters
-from convert.plan import read_model
+from convert.plan import ConversionPlan, open_source, plan_conversion
 from convert.pool import ProgressCallback, work_through
 from convert.quantization_error import ERROR_BOUNDS, ErrorSums, TensorError
 from convert.shards import ShardMaps
 from convert.slabs import SLAB_ELEMENTS, Slab, read_slab, release_slab, slabs, source_bytes
-from convert.tensor_plan import TensorPlan, plan_tensors
 from edge.errors import EdgeError
 from edge.gguf_file import GGUFFile, TensorInfo, read_gguf
 from edge.llama.quantize import dequantize_rows, is_sound
 
+_WEIGHTED_KEY = "quantize.imatrix.entries_count"  # in every file that was made with an importance matrix
 _OTHER_CHECKPOINT = "The file was made from another checkpoint."
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What was checked. `errors`, the nearest to its bound first, is empty if no checkpoint was compared with."""
+class TensorProof:
+    """What was read. `errors`, the nearest to its bound first, is empty if no checkpoint was compared with."""
 
     path: Path
     tensor_count: int
     file_bytes: int
     family: str | None
     """None if the architecture is not in the table, so that completeness could not be checked."""
-    source: Path | None = None
     errors: tuple[TensorError, ...] = ()
 
+    @property
+    def summary(self) -> str:
+        """In a line for a person."""
+        if not self.errors:
+            completeness = "complete" if self.family else "of an architecture without a completeness check"
+            return f"{self.tensor_count} tensors, {completeness}, all finite"
+        worst = self.errors[0]
+        if not worst.relative_error:
+            return f"{self.tensor_count} tensors equal their source exactly"
+        return (
+            f"{self.tensor_count} tensors match their source; worst {worst.name}:"
+            f" {worst.relative_error:.2%} ({worst.type})"
+        )
 
-def verify_file(path: Path, *, threads: int | None = None, progress: ProgressCallback | None = None) -> Proof:
+
+def verify_file(path: Path, *, threads: int | None = None, progress: ProgressCallback | None = None) -> TensorProof:
     """Read a file back by itself. EdgeError for the first tensor that is missing, misshapen or not finite."""
     file = read_gguf(path)
     family = _family_of(file)
     if family:
         _check_complete(file, family)
-    with _MappedTensors(path) as mapped:
+    with _MappedTensors() as mapped:
 
         def check(rows: _Rows) -> None:
             _check_finite(mapped.read(rows), rows)
@@ -63,50 +75,45 @@ def verify_file(path: Path, *, threads: int | None = None, progress: ProgressCal
             total_bytes=sum(tensor.n_bytes for tensor in file.tensors.values()),
             progress=progress,
         )
-    return Proof(path, len(file.tensors), file.file_bytes, family.name if family else None)
+    return TensorProof(path, len(file.tensors), file.file_bytes, family.name if family else None)
 
 
 def verify_against(
-    path: Path,
-    source: Path,
-    *,
-    merge: Sequence[ScaledAdapter] = (),
-    threads: int | None = None,
-    progress: ProgressCallback | None = None,
-) -> Proof:
-    """Compare every tensor of a file with the checkpoint it was made of, and with the adapters merged into that.
+    path: Path, source: Path, *, threads: int | None = None, progress: ProgressCallback | None = None
+) -> TensorProof:
+    """Compare every tensor of a file with the checkpoint it was made of. EdgeError for one that is out of bounds."""
+    return verify_planned(read_gguf(path), plan_conversion(open_source(source), {}), threads=threads, progress=progress)
 
-    EdgeError for one that is out of bounds.
-    """
-    file = read_gguf(path)
-    checkpoint = merge_adapters(read_checkpoint(source), merge)
-    family, shape, _ = read_model(checkpoint)
-    planned = tuple(plan_tensors(family, shape, checkpoint.tensors))
-    _check_comparable(file, family, planned)
-    sums = ErrorSums()
-    with ShardMaps() as maps, _MappedTensors(path) as mapped:
+
+def verify_planned(
+    file: GGUFFile, plan: ConversionPlan, *, threads: int | None = None, progress: ProgressCallback | None = None
+) -> TensorProof:
+    """Compare every tensor of a file with what a plan makes of its sources. EdgeError for one that is out of bounds."""
+    _check_comparable(file, plan)
+    sums = ErrorSums(is_weighted=_WEIGHTED_KEY in file.metadata)
+    with ShardMaps() as maps, _MappedTensors() as mapped:
 
         def compare(slab: Slab) -> None:
             tensor = file.tensors[slab.tensor.name]
             rows = _Rows(tensor, slab.first, slab.last)
             encoded = mapped.read(rows)
             _check_finite(encoded, rows)
-            wanted = read_slab(slab, shape, maps)
+            wanted = read_slab(slab, maps)
             release_slab(slab, maps)
             found = dequantize_rows(encoded, tensor.type, slab.tensor.columns)
             sums.add(tensor.name, tensor.type, slab.first, wanted, found)
 
         work_through(
-            (slab for tensor in planned for slab in slabs(tensor, shape)),
+            (slab for tensor in plan.tensors for slab in slabs(tensor)),
             compare,
             size_bytes=source_bytes,
             threads=threads,
-            total_bytes=sum(tensor.source_bytes for tensor in planned),
+            total_bytes=plan.source_bytes,
             progress=progress,
         )
     errors = sums.by_tensor()
-    _refuse_errors(path, errors)
-    return Proof(path, len(file.tensors), file.file_bytes, family.name, source, errors)
+    _refuse_errors(file.path, errors)
+    return TensorProof(file.path, len(file.tensors), file.file_bytes, plan.family, errors)
 
 
 def _refuse_errors(path: Path, errors: Sequence[TensorError]) -> None:
@@ -145,27 +152,36 @@ class _Rows:
 
 
 class _MappedTensors:
-    """Encoded rows of a GGUF file by memory map."""
+    """Encoded rows of GGUF files by memory map. Any thread may read."""
 
-    def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def __init__(self) -> None:
+        self._maps: dict[Path, mmap.mmap] = {}
+        self._lock = threading.Lock()
 
     def __enter__(self) -> _MappedTensors:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._map.close()
+        for mapped in self._maps.values():
+            mapped.close()
 
     def read(self, rows: _Rows) -> npt.NDArray[np.uint8]:
         """A copy of the encoded rows, so that the map's pages can be given back at once."""
+        mapped = self._map(rows.tensor.path)
         start = rows.tensor.offset + rows.first * rows.row_bytes
         end = start + rows.n_bytes
-        content = np.frombuffer(self._map[start:end], np.uint8)
+        content = np.frombuffer(mapped[start:end], np.uint8)
         if hasattr(mmap, "MADV_DONTNEED"):
             page = start // mmap.PAGESIZE * mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_DONTNEED, page, end - page)
+            mapped.madvise(mmap.MADV_DONTNEED, page, end - page)
         return content
+
+    def _map(self, path: Path) -> mmap.mmap:
+        with self._lock:
+            if path not in self._maps:
+                with path.open("rb") as file:
+                    self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return self._maps[path]
 
 
 def _cut(tensor: TensorInfo) -> Iterator[_Rows]:
@@ -189,14 +205,14 @@ def _check_finite(encoded: npt.NDArray[np.uint8], rows: _Rows) -> None:
         )
 
 
-def _check_comparable(file: GGUFFile, family: Family, planned: Sequence[TensorPlan]) -> None:
+def _check_comparable(file: GGUFFile, plan: ConversionPlan) -> None:
     """Both sides must have the same tensors in the same shapes, of types whose errors are known."""
-    if file.architecture != family.gguf_name:
+    if file.architecture != plan.architecture:
         raise EdgeError(
-            f"{file.path} is of the architecture {file.architecture!r}; the checkpoint makes {family.gguf_name!r}.",
+            f"{file.path} is of the architecture {file.architecture!r}; the checkpoint makes {plan.architecture!r}.",
             hint=_OTHER_CHECKPOINT,
         )
-    wanted = {tensor.name: tuple(reversed(tensor.shape)) for tensor in planned}
+    wanted = {tensor.name: tuple(reversed(tensor.shape)) for tensor in plan.tensors}
     found = {name: tensor.shape for name, tensor in file.tensors.items()}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):

@@ -43,6 +43,15 @@ Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Make samp
 Quantization = Annotated[
     str | None, typer.Option("--quant", metavar="QUANT", help="Quantization of a model that has to be converted.")
 ]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="FILE[:SCALE]", help="A LoRA adapter, GGUF or a PEFT directory; repeatable."),
+]
+
+AgainstLogits = Annotated[
+    Path | None,
+    typer.Option("--against-logits", metavar="FILE.npz", help="Logits of a reference: tokens, logits[, positions]."),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -56,7 +65,9 @@ def _options(show_version: Annotated[bool, typer.Option("--version", help="Print
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A Hugging Face checkpoint directory.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A Hugging Face checkpoint directory, or a PEFT LoRA directory.")
+    ],
     quant: Annotated[
         str, typer.Option("--quant", metavar="QUANT[,...]", help="F32, F16, BF16, Q8_0, Q4_K_M; several with commas.")
     ] = "Q4_K_M",
@@ -65,29 +76,39 @@ def convert(
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads; default: all cores.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be written, with exact sizes.")] = False,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not read the files back.")] = False,
+    split_max_size: Annotated[
+        str | None, typer.Option("--split-max-size", metavar="SIZE", help="Split files larger than this: 2GB, 500M.")
+    ] = None,
+    against_logits: AgainstLogits = None,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not prove the files.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Convert a checkpoint to GGUF, in one pass for all quantizations."""
+    """Convert a checkpoint to GGUF, in one pass for all quantizations, and prove what was written."""
     from convert import report
     from convert.pipeline import plan_checkpoint
-    from convert.verify import verify_against
-    from convert.write import write_files
+    from convert.plan import ConversionOptions
+    from convert.proven import raise_if_rejected, write_proven, write_unproven
+    from edge.quantities import parse_size
     from edge.terminal import byte_progress
 
+    if no_verify and against_logits:
+        raise EdgeError("--no-verify leaves out what --against-logits asks for.", hint="Leave one of them out.")
     quantizations = [name.strip() for name in quant.split(",") if name.strip()]
-    planned = plan_checkpoint(source, quantizations, out, force=force)
+    max_part_bytes = parse_size(split_max_size) if split_max_size else None
+    options = ConversionOptions(max_part_bytes=max_part_bytes)
+    planned = plan_checkpoint(source, quantizations, out, options=options, force=force)
     if plan:
         _print_result(report.plan_document(planned), report.render_plan(planned), as_json)
         return
-    with byte_progress(f"Converting to {', '.join(quantizations)}") as progress:
-        paths = write_files(planned, threads=threads, progress=progress)
-    proofs = []
-    for path in [] if no_verify else paths:
-        with byte_progress(f"Reading back {path.name}") as progress:
-            proofs.append(verify_against(path, source, threads=threads, progress=progress))
-    _print_result(report.result_document(planned, proofs), report.render_result(planned, proofs), as_json)
+    models = []
+    if no_verify:
+        with byte_progress(f"Converting to {', '.join(quantizations)}") as progress:
+            write_unproven(planned, threads=threads, progress=progress)
+    else:
+        models = write_proven(planned, against_logits=against_logits, threads=threads, display=byte_progress)
+    _print_result(report.result_document(planned, models), report.render_result(planned, models), as_json)
+    raise_if_rejected(models)
 
 
 @app.command()
@@ -96,16 +117,19 @@ def verify(
     against: Annotated[
         Path | None, typer.Option("--against", metavar="SRC", help="The checkpoint to compare every tensor with.")
     ] = None,
+    against_logits: AgainstLogits = None,
+    threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads; default: all cores.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Read a file back: every tensor present, finite and of the right size; with --against, its error."""
+    """Prove a file: its tensors, that it runs, its template; with --against, its errors and its token ids."""
     from convert import report
-    from convert.verify import verify_against, verify_file
+    from convert.pipeline import prove_file
+    from convert.proof_record import proof_document
     from edge.terminal import byte_progress
 
-    with byte_progress("Verifying") as progress:
-        proof = verify_against(file, against, progress=progress) if against else verify_file(file, progress=progress)
-    _print_result(report.proof_document(proof), report.render_proof(proof), as_json)
+    proof = prove_file(file, against, against_logits=against_logits, threads=threads, display=byte_progress)
+    _print_result(proof_document(proof), report.render_proof(proof), as_json)
+    proof.raise_if_failed()
 
 
 @app.command()
@@ -146,6 +170,7 @@ def run(
     context: Context = None,
     threads: Threads = None,
     quant: Quantization = None,
+    lora: Lora = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as plain text, without template.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -159,7 +184,7 @@ def run(
         )
     constraint = _constraint(schema, regex, grammar)
     question = _prompt_text(prompt)
-    with _open(model, context, threads, quant) as engine:
+    with _open(model, context, threads, quant, lora) as engine:
         if raw:
             tokens = plain_tokens(question, engine.vocab)
         else:
@@ -184,12 +209,13 @@ def chat(
     context: Context = None,
     threads: Threads = None,
     quant: Quantization = None,
+    lora: Lora = None,
 ) -> None:
     """Talk with a model in the terminal."""
     from edge.chat import Chat
     from edge.repl import converse
 
-    with _open(model, context, threads, quant) as engine:
+    with _open(model, context, threads, quant, lora) as engine:
         sampling = _sampling(engine, temperature, seed)
         converse(Chat(engine, system=system, sampling=sampling, max_tokens=max_tokens))
 
@@ -258,7 +284,10 @@ def _constraint(schema: Path | None, regex: str | None, grammar: Path | None) ->
     return Constraint.json_schema(text) if schema else Constraint.grammar(text)
 
 
-def _open(model: str, context: int | None, threads: int | None, quantization: str | None) -> Engine:
+def _open(
+    model: str, context: int | None, threads: int | None, quantization: str | None, lora: list[str] | None
+) -> Engine:
+    from edge.adapters import resolve_adapter
     from edge.engine import Engine
     from edge.models import resolve
     from edge.settings import ModelSettings
@@ -266,7 +295,8 @@ def _open(model: str, context: int | None, threads: int | None, quantization: st
 
     with byte_progress("Converting") as progress:
         path = resolve(model, quantization=quantization, progress=progress)
-    return Engine(path, ModelSettings(context_tokens=context, threads=threads))
+    adapters = tuple(resolve_adapter(reference, path) for reference in lora or [])
+    return Engine(path, ModelSettings(context_tokens=context, threads=threads, adapters=adapters))
 
 
 def _answer(engine: Engine, request: Request, as_json: bool) -> None:

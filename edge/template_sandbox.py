@@ -54,7 +54,7 @@ class SandboxedTemplate:
             for piece in self._template.generate({**names, _COUNT_STEP: _step_counter()}):
                 characters += len(piece)
                 if characters > MAX_WRITTEN_CHARACTERS:
-                    raise _BoundError(f"it writes more than {MAX_WRITTEN_CHARACTERS:,} characters")
+                    raise BoundError(f"it writes more than {MAX_WRITTEN_CHARACTERS:,} characters")
                 pieces.append(piece)
         except _RefusalError as error:
             raise EdgeError(
@@ -70,7 +70,7 @@ class _RefusalError(jinja2.TemplateError):
     """The template called raise_exception."""
 
 
-class _BoundError(Exception):
+class BoundError(Exception):
     """The template asks for more than a chat template has any use for."""
 
 
@@ -81,13 +81,13 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**" and abs(right) > MAX_EXPONENT:
-            raise _BoundError(f"it raises a number to the power of {right}")
+            raise BoundError(f"it raises a number to the power of {right}")
         if operator == "+" and _length(left) + _length(right) > MAX_WRITTEN_CHARACTERS:
-            raise _BoundError(f"it builds a text of more than {MAX_WRITTEN_CHARACTERS:,} characters")
+            raise BoundError(f"it builds a text of more than {MAX_WRITTEN_CHARACTERS:,} characters")
         if operator == "*":
             text, times = (left, right) if _length(left) else (right, left)
             if _length(text) and _length(text) * times > MAX_WRITTEN_CHARACTERS:
-                raise _BoundError(f"it repeats a text {times:,} times")
+                raise BoundError(f"it repeats a text {times:,} times")
         return super().call_binop(context, operator, left, right)
 
 
@@ -122,7 +122,7 @@ def _step_counter() -> Callable[[], None]:
         nonlocal steps
         steps += 1
         if steps > MAX_STEPS:
-            raise _BoundError(f"it takes more than {MAX_STEPS:,} steps")
+            raise BoundError(f"it takes more than {MAX_STEPS:,} steps")
 
     return count
 

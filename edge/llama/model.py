@@ -23,7 +23,9 @@ class Model:
     process on one that is not.
     """
 
-    def __init__(self, path: Path, *, gpu_layers: int = -1, vocabulary_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, gpu_layers: int = -1, vocabulary_only: bool = False, repacks_weights: bool = True
+    ) -> None:
         self._llama = backend()
         self.path = path
         self.pointer: Any = None
@@ -31,6 +33,7 @@ class Model:
         params.n_gpu_layers = gpu_layers
         params.load_mode = _LOAD_MODE_MMAP
         params.vocab_only = vocabulary_only
+        params.use_extra_bufts = repacks_weights  # a copy in memory in an order that computes faster
         log.forget()
         self.pointer = self._llama.llama_model_load_from_file(str(path).encode(), params)
         if not self.pointer:

@@ -14,9 +14,13 @@ import pytest
 from rich.console import Console, RenderableType
 
 from convert.pipeline import convert_checkpoint, plan_checkpoint
+from convert.proof import Check, Proof
+from convert.proof_record import proof_document
+from convert.proven import ProvenModel
 from convert.quantization_error import TensorError
-from convert.report import plan_document, proof_document, render_plan, render_proof, render_result, result_document
-from convert.verify import Proof, verify_against, verify_file
+from convert.recipes import RECIPES
+from convert.report import plan_document, render_plan, render_proof, render_result, result_document
+from convert.verify import TensorProof
 from edge.cli import main
 from tests.convert.conftest import TinyFolder
 
@@ -24,6 +28,12 @@ ERRORS = (
     TensorError("blk.0.attn_q.weight", "Q4_K", 0.0712),
     TensorError("output.weight", "Q6_K", 0.0179),
     TensorError("output_norm.weight", "F32", 0.0),
+)
+
+CHECKS = (
+    Check("tensors", "passed", "76 tensors match their source"),
+    Check("tokens", "failed", "llama.cpp's token ids differ", "Report it."),
+    Check("template", "skipped", "there is no chat template"),
 )
 
 Command = Callable[..., tuple[int, str, str]]
@@ -35,6 +45,10 @@ def lines(renderable: RenderableType, width: int = 80) -> list[str]:
     console.print(renderable)
     printed: Any = console.file
     return [line.rstrip() for line in str(printed.getvalue()).splitlines()]
+
+
+def proof_of(path: Path, errors: tuple[TensorError, ...] = ERRORS, checks: tuple[Check, ...] = CHECKS) -> Proof:
+    return Proof(path, 1_234_567, checks, TensorProof(path, len(errors), 1_234_567, "llama", errors))
 
 
 @pytest.fixture
@@ -65,15 +79,23 @@ def test_plan_shows_each_file_with_its_exact_size(tiny: TinyFolder) -> None:
 def test_result_shows_the_proof_of_each_file(tiny: TinyFolder) -> None:
     plan = plan_checkpoint(tiny("llama3"), ["F16", "Q4_K_M"], Path("out"))
     first, second = (f"{file.file_bytes:,}" for file in plan.files)
-    proof = Proof(plan.files[1].path, 76, plan.files[1].file_bytes, "llama", tiny("llama3"), ERRORS)
-    assert lines(render_result(plan, [proof])) == [
+    passed = proof_of(plan.files[1].path, checks=(CHECKS[0], CHECKS[2]))
+    assert lines(render_result(plan, [ProvenModel(plan.files[1], passed)])) == [
         "out/llama3-F16.gguf",
         f"  {first} bytes, 16.01 bits per weight",
-        "  not read back",
+        "  not proven",
         "out/llama3-Q4_K_M.gguf",
         f"  {second} bytes, 4.86 bits per weight",
-        "  76 tensors match their source; worst blk.0.attn_q.weight: 7.12% (Q4_K)",
+        "  ✓ tensors  76 tensors match their source",
+        "  - template there is no chat template",
     ]
+
+
+def test_rejected_model_is_shown_where_it_lies(tiny: TinyFolder) -> None:
+    plan = plan_checkpoint(tiny("qwen3"), ["F16"], Path("out"))
+    shown = lines(render_result(plan, [ProvenModel(plan.files[0], proof_of(plan.files[0].path))]))
+    assert shown[0] == "out/qwen3-F16.gguf.rejected"
+    assert shown[3] == "  ✗ tokens   llama.cpp's token ids differ"
 
 
 def test_what_llama_cpp_does_differently_is_noted(tiny: TinyFolder) -> None:
@@ -89,11 +111,11 @@ def test_what_llama_cpp_does_differently_is_noted(tiny: TinyFolder) -> None:
 
 
 def test_proof_against_a_source_shows_the_worst_tensors() -> None:
-    proof = Proof(Path("model.gguf"), 3, 1_234_567, "llama", Path("checkpoint"), ERRORS)
+    proof = proof_of(Path("model.gguf"), checks=CHECKS[:1])
     assert lines(render_proof(proof)) == [
         "model.gguf",
         "  1,234,567 bytes",
-        "  3 tensors match their source; worst blk.0.attn_q.weight: 7.12% (Q4_K)",
+        "  ✓ tensors  76 tensors match their source",
         "",
         "Nearest to their bounds",
         "Tensor               Type     Error  Bound",
@@ -103,33 +125,17 @@ def test_proof_against_a_source_shows_the_worst_tensors() -> None:
     ]
 
 
-def test_exact_copy_is_called_one() -> None:
-    proof = Proof(Path("model.gguf"), 75, 100, "llama", Path("checkpoint"), ERRORS[-1:])
-    assert lines(render_proof(proof))[2] == "  75 tensors equal their source exactly"
-
-
 def test_only_the_five_worst_tensors_are_shown() -> None:
     errors = tuple(TensorError(f"blk.{number}.attn_q.weight", "Q8_0", 0.005) for number in range(9))
-    shown = lines(render_proof(Proof(Path("model.gguf"), 9, 100, "llama", Path("checkpoint"), errors)))
+    shown = lines(render_proof(proof_of(Path("model.gguf"), errors)))
     assert shown[-1].startswith("blk.4.attn_q.weight")
-
-
-@pytest.mark.parametrize(
-    ("family", "summary"),
-    [
-        ("llama", "  12 tensors, complete, all finite"),
-        (None, "  12 tensors, of an architecture without a completeness check, all finite"),
-    ],
-)
-def test_proof_by_itself_says_what_was_checked(family: str | None, summary: str) -> None:
-    assert lines(render_proof(Proof(Path("model.gguf"), 12, 100, family))) == ["model.gguf", "  100 bytes", summary]
 
 
 def test_long_path_is_folded_and_never_cut(tiny: TinyFolder) -> None:
     folder = "/".join(f"folder-number-{number}" for number in range(12))
     path = Path(folder) / "qwen3-Q8_0.gguf"
     plan = plan_checkpoint(tiny("qwen3"), ["Q8_0"], Path(folder))
-    proof = Proof(path, 2, 100, "qwen3", Path("checkpoint"), ERRORS)
+    proof = proof_of(path)
     for renderable in (render_plan(plan), render_result(plan, []), render_proof(proof)):
         shown = lines(renderable)
         assert str(path) in "".join(shown)
@@ -137,7 +143,7 @@ def test_long_path_is_folded_and_never_cut(tiny: TinyFolder) -> None:
 
 
 def test_brackets_of_a_path_are_shown_and_control_characters_are_not_obeyed() -> None:
-    proof = Proof(Path("[red]old[/red]/\x1b[2Jmodel.gguf"), 2, 100, "llama")
+    proof = proof_of(Path("[red]old[/red]/\x1b[2Jmodel.gguf"))
     assert lines(render_proof(proof))[0] == "[red]old[/red]/\\x1b[2Jmodel.gguf"
 
 
@@ -151,6 +157,7 @@ def test_plan_as_a_document(tiny: TinyFolder) -> None:
         "files": [
             {
                 "path": "out/llama3-Q4_K_M.gguf",
+                "parts": [{"path": "out/llama3-Q4_K_M.gguf", "bytes": plan.files[0].file_bytes}],
                 "quantization": "Q4_K_M",
                 "bytes": plan.files[0].file_bytes,
                 "bits_per_weight": 4.857,
@@ -162,17 +169,20 @@ def test_plan_as_a_document(tiny: TinyFolder) -> None:
     assert result_document(plan, []) == {**plan_document(plan), "proofs": []}
 
 
-def test_proof_as_a_document(tiny: TinyFolder, tmp_path: Path) -> None:
-    (path,) = convert_checkpoint(tiny("qwen3"), ["BF16"], tmp_path)
-    alone, against = proof_document(verify_file(path)), proof_document(verify_against(path, tiny("qwen3")))
-    size = path.stat().st_size
-    assert alone == {
-        "path": str(path), "bytes": size, "tensors": 24, "family": "qwen3", "source": None, "errors": [],
-    }  # fmt: skip
-    assert against["source"] == str(tiny("qwen3"))
-    assert len(against["errors"]) == 24
-    assert {"tensor": "output_norm.weight", "type": "F32", "relative_error": 0.0, "bound": 0.0} in against["errors"]
-    assert json.loads(json.dumps(against)) == against
+def test_proof_as_a_document() -> None:
+    document = proof_document(replace(proof_of(Path("model.gguf")), source=Path("checkpoint")))
+    assert document == {
+        "path": "model.gguf",
+        "bytes": 1_234_567,
+        "source": "checkpoint",
+        "result": "failed",
+        "checks": [
+            {"check": "tensors", "outcome": "passed", "summary": "76 tensors match their source", "seconds": 0.0},
+            {"check": "tokens", "outcome": "failed", "summary": "llama.cpp's token ids differ", "seconds": 0.0},
+            {"check": "template", "outcome": "skipped", "summary": "there is no chat template", "seconds": 0.0},
+        ],
+    }
+    assert json.loads(json.dumps(document)) == document
 
 
 def test_command_prints_the_plan_and_writes_nothing(edge: Command, tiny: TinyFolder, tmp_path: Path) -> None:
@@ -190,15 +200,16 @@ def test_command_converts_and_proves_each_file(edge: Command, tiny: TinyFolder, 
     code, out, _ = edge("convert", str(tiny("qwen3")), "--quant", "f16, Q8_0", "--out", str(folder), "--threads", "2")
     assert code == 0
     shown = out.splitlines()
-    assert shown[0::3] == [f"{folder}/qwen3-F16.gguf", f"{folder}/qwen3-Q8_0.gguf"]  # whole, since this is no terminal
+    assert shown[0::6] == [f"{folder}/qwen3-F16.gguf", f"{folder}/qwen3-Q8_0.gguf"]  # whole, since this is no terminal
     assert shown[1] == f"  {(folder / 'qwen3-F16.gguf').stat().st_size:,} bytes, 16.02 bits per weight"
-    assert [line.split(";")[0] for line in shown[2::3]] == ["  24 tensors match their source"] * 2
+    assert [line.split(";")[0] for line in shown[2::6]] == ["  ✓ tensors  24 tensors match their source"] * 2
+    assert [line.split()[:2] for line in shown[3:6]] == [["✓", "tokens"], ["✓", "template"], ["✓", "forward"]]
 
 
 def test_command_can_leave_the_proof_out(edge: Command, tiny: TinyFolder, tmp_path: Path) -> None:
     code, out, _ = edge("convert", str(tiny("qwen3")), "--quant", "F16", "--out", str(tmp_path), "--no-verify")
     assert code == 0
-    assert out.splitlines()[-1] == "  not read back"
+    assert out.splitlines()[-1] == "  not proven"
 
 
 def test_command_prints_one_document(edge: Command, tiny: TinyFolder, tmp_path: Path) -> None:
@@ -209,23 +220,44 @@ def test_command_prints_one_document(edge: Command, tiny: TinyFolder, tmp_path: 
     ]
     assert [proof["path"] for proof in document["proofs"]] == [file["path"] for file in document["files"]]
     _, out, _ = edge("verify", document["files"][1]["path"], "--against", str(tiny("qwen3")), "--json")
-    assert json.loads(out) == document["proofs"][1]
+    again, proof = json.loads(out), document["proofs"][1]
+    for checks in (again["checks"], proof["checks"]):
+        for check in checks:
+            del check["seconds"]
+    assert again == proof
 
 
 def test_command_verifies_a_file(edge: Command, tiny: TinyFolder, tmp_path: Path) -> None:
     (path,) = convert_checkpoint(tiny("qwen3"), ["Q8_0"], tmp_path)
     code, out, _ = edge("verify", str(path))
     assert code == 0
-    assert out.splitlines() == [
-        str(path), f"  {path.stat().st_size:,} bytes", "  24 tensors, complete, all finite",
+    shown = out.splitlines()
+    assert shown[:3] == [
+        str(path), f"  {path.stat().st_size:,} bytes", "  ✓ tensors  24 tensors, complete, all finite",
     ]  # fmt: skip
+    assert shown[3] == "  - tokens   there is no checkpoint to compare with"
+    assert shown[4] == "  ✓ template takes all 6 shapes of conversation"
+    assert shown[5].startswith("  ✓ forward  24 tokens, logits from ")
+
+
+def test_command_says_which_check_a_file_fails(edge: Command, tiny: TinyFolder, tmp_path: Path) -> None:
+    (path,) = convert_checkpoint(tiny("qwen3"), ["Q8_0"], tmp_path)
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size - 2048)
+        file.write(b"\xff" * 2048)
+    code, out, err = edge("verify", str(path))
+    assert code == 1
+    assert "  ✗ tensors  The tensor " in out
+    assert err.splitlines()[-2].startswith("error: The tensor ")
+    assert "holds NaN or infinity" in err
+    assert err.splitlines()[-1] == "hint:  The file is damaged: convert or download it again."
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "hint"),
     [
-        (["--quant", "Q9"], "The quantization 'Q9' is not known.", "Known are: F32, F16, BF16, Q8_0, Q4_K_M."),
-        (["--quant", ","], "No quantization was given.", "Known are: F32, F16, BF16, Q8_0, Q4_K_M."),
+        (["--quant", "Q9"], "The quantization 'Q9' is not known.", f"Known are: {', '.join(RECIPES)}."),
+        (["--quant", ","], "No quantization was given.", f"Known are: {', '.join(RECIPES)}."),
         (["--threads", "0"], "0 threads cannot do any work.", "Give --threads a number from 1 on."),
     ],
 )

@@ -1,0 +1,200 @@
+"""What llama.cpp makes of a file, tried in a child process: native code that aborts ends the child, not the converter.
+
+The child gets one question as JSON on stdin and answers it as JSON on the last line of stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge.errors import EdgeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from edge.llama.model import Model
+
+FORWARD_TOKENS = 24
+_FORWARD_TEXT = (
+    "The bees came back to the garden in April. A beekeeper counts them by the frame, writes the date beside each"
+    " number, and knows by June whether the year will be a good one."
+)
+_CHUNK_TOKENS = 64
+_LINES_KEPT = 3
+
+
+class TrialTimeoutError(EdgeError):
+    """The child did not answer in time."""
+
+
+def try_in_child(what: str, question: Mapping[str, Any], *, timeout_seconds: float) -> dict[str, Any]:
+    """The child's answer. EdgeError if it found something wrong, or if native code ended it: both say so.
+
+    `what` names the attempt in messages, such as "the forward pass".
+    """
+    environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # or else it waits for a debugger
+    command = [sys.executable, "-P", "-m", "convert.trial"]  # -P: no module of the current directory
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(question).encode(), capture_output=True, timeout=timeout_seconds, env=environment
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TrialTimeoutError(
+            f"{what.capitalize()} did not end within {timeout_seconds:.0f} seconds.",
+            hint="Try again on a machine that is less busy, or leave the proof out with --no-verify.",
+        ) from error
+    answer = _last_json(done.stdout)
+    if done.returncode or answer is None:
+        raise EdgeError(
+            f"llama.cpp ended its process ({_exit_text(done.returncode)}) during {what}{_last_words(done.stderr)}.",
+            hint="The file cannot be run. If the checkpoint is sound, this is an error of the converter: report it.",
+        )
+    if "error" in answer:
+        raise EdgeError(answer["error"], hint=answer["hint"])
+    return answer
+
+
+def _last_json(output: bytes) -> dict[str, Any] | None:
+    try:
+        answer = json.loads(output.strip().rpartition(b"\n")[2])
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _exit_text(code: int) -> str:
+    if code < 0:
+        try:
+            return signal.Signals(-code).name
+        except ValueError:
+            return f"signal {-code}"
+    return f"exit code {code}"
+
+
+def _last_words(errors: bytes) -> str:
+    lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip()]
+    return f": {' / '.join(lines[-_LINES_KEPT:])}" if lines else ""
+
+
+# In the child
+
+
+def main() -> None:
+    """Answer the question on stdin."""
+    question = json.load(sys.stdin)
+    answers: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+        "tokens": _answer_tokens,
+        "forward": _answer_forward,
+        "logits": _answer_logits,
+    }
+    try:
+        answer = answers[question["kind"]](question)
+    except EdgeError as error:
+        answer = {"error": error.message, "hint": error.hint}
+    print(json.dumps(answer))
+
+
+def _answer_tokens(question: Mapping[str, Any]) -> dict[str, Any]:
+    """Every text whose ids differ from those of the tokenizer's own library."""
+    import re
+
+    from convert.proof_tokens import SentencePieceOracle, TokenizersOracle, compare_tokens
+    from convert.vocabulary import Limitation
+    from edge.llama.model import Model
+
+    tokenizer = Path(question["tokenizer"])
+    oracle = TokenizersOracle(tokenizer) if tokenizer.suffix == ".json" else SentencePieceOracle(tokenizer)
+    limitations = [Limitation(words, re.compile(touched)) for words, touched in question["limitations"]]
+    with Model(Path(question["path"]), vocabulary_only=True) as model:
+        found = compare_tokens(oracle, model.vocab, question["texts"], limitations)
+    return asdict(found)
+
+
+def _answer_forward(question: Mapping[str, Any]) -> dict[str, Any]:
+    """The range of the logits after a short text. EdgeError if they are not finite, or say nothing."""
+    import numpy as np
+
+    with _loaded(Path(question["path"])) as model:
+        tokens = _forward_tokens(model)
+        logits = _logits(model, tokens, question["threads"])
+    if not np.isfinite(logits).all():
+        place = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
+        raise EdgeError(
+            f"The forward pass gives logits that are no numbers, at token {place + 1} of {len(tokens)}.",
+            hint="The weights or the model's shape are wrong: the file cannot be used.",
+        )
+    if (logits == logits[:, :1]).all():
+        raise EdgeError(
+            "The forward pass gives the same logit for every token.",
+            hint="The weights are wrong, such as all zero: the file cannot be used.",
+        )
+    return {"tokens": len(tokens), "smallest_logit": float(logits.min()), "largest_logit": float(logits.max())}
+
+
+def _answer_logits(question: Mapping[str, Any]) -> dict[str, Any]:
+    """How far the logits are from given ones."""
+    from convert.proof_logits import divergence, read_reference_logits
+
+    reference = read_reference_logits(Path(question["reference"]))
+    with _loaded(Path(question["path"])) as model:
+        reference.check_fits(model.vocab.size, model.trained_context_tokens)
+        logits = _logits(model, reference.tokens.tolist(), question["threads"])[reference.positions]
+    return asdict(divergence(reference.logits, logits))
+
+
+@contextmanager
+def _loaded(path: Path) -> Iterator[Model]:
+    from edge.llama.model import Model
+
+    # weights stay in the file's pages: what is repacked for speed would have to fit into memory
+    with Model(path, gpu_layers=0, repacks_weights=False) as model:
+        yield model
+
+
+def _forward_tokens(model: Model) -> list[int]:
+    vocab = model.vocab
+    start = [vocab.bos_token] if vocab.add_bos and vocab.bos_token is not None else []
+    return [*start, *vocab.tokenize(_FORWARD_TEXT)][: min(FORWARD_TOKENS, model.trained_context_tokens)]
+
+
+def _logits(model: Model, tokens: list[int], threads: int) -> npt.NDArray[np.float32]:
+    """Logits [tokens, vocabulary] with a KV cache in F32, decoded in chunks."""
+    import numpy as np
+
+    from edge.llama.context import Batch, Context
+
+    rows = np.empty((len(tokens), model.vocab.size), np.float32)
+    with Context(
+        model,
+        context_tokens=len(tokens),
+        batch_tokens=_CHUNK_TOKENS,
+        max_outputs=_CHUNK_TOKENS,
+        threads=threads,
+        kv_type="F32",
+        flash_attention="off",
+    ) as context:
+        for first in range(0, len(tokens), _CHUNK_TOKENS):
+            chunk = tokens[first : first + _CHUNK_TOKENS]
+            batch = Batch(len(chunk), 1)
+            batch.add(chunk, sequence=0, position=first, last_logits=True)
+            batch.want_all_logits()
+            context.decode(batch)
+            for index in range(len(chunk)):
+                rows[first + index] = context.logits(index)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
