@@ -1,0 +1,85 @@
+"""A base with a LoRA computes what PEFT computes: with a GGUF adapter beside it, and with the adapter merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from convert.merge import ScaledAdapter
+from convert.pipeline import convert_adapter, convert_checkpoint
+from edge.adapter_check import check_adapter
+from edge.gguf_file import read_gguf
+from edge.llama.adapter import Adapter, use_adapters
+from edge.llama.context import Batch, Context
+from edge.llama.model import Model
+from tests.convert.conftest import TinyFolder
+from tests.convert.test_golden import all_logits, divergences
+from tests.golden.stored import read_golden
+from tests.tiny import CONTEXT_TOKENS, weights_sha256
+from tests.tiny.adapters import ADAPTERS, write_tiny_adapter
+
+LARGEST_DIVERGENCE = 1e-6
+LEAST_EFFECT = 0.1  # mean KL divergence between an adapted model and its base
+
+Floats = npt.NDArray[np.float32]
+
+
+def adapted_logits(model: Model, adapter: Adapter, tokens: npt.NDArray[np.int32], scale: float = 1.0) -> Floats:
+    """Logits [tokens, vocabulary], as `all_logits` computes them, but with an adapter."""
+    with Context(
+        model, context_tokens=CONTEXT_TOKENS, max_outputs=len(tokens), kv_type="F32", flash_attention="off"
+    ) as context:
+        use_adapters(context, [(adapter, scale)])
+        batch = Batch(len(tokens), 1)
+        batch.add(tokens.tolist(), sequence=0, position=0, last_logits=True)
+        batch.want_all_logits()
+        context.decode(batch)
+        return np.stack([context.logits(index) for index in range(len(tokens))])
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_base_with_its_gguf_adapter_gives_the_logits_of_peft(name: str, tiny: TinyFolder, tmp_path: Path) -> None:
+    base, directory = tiny(ADAPTERS[name].base), write_tiny_adapter(name, tmp_path)
+    (converted,) = convert_checkpoint(base, ["F32"], tmp_path / "base.gguf", threads=1)
+    adapter_file = convert_adapter(directory, base, out=tmp_path / "adapter.gguf")
+    check_adapter(read_gguf(adapter_file), read_gguf(converted))
+    golden = read_golden(f"adapters/{name}")
+    assert golden.weights_sha256 == weights_sha256(directory)
+    with Model(converted) as model, Adapter(model, adapter_file) as adapter:
+        for sequence in golden.sequences:
+            ours = adapted_logits(model, adapter, sequence.tokens)[sequence.positions]
+            without = adapted_logits(model, adapter, sequence.tokens, scale=0.0)[sequence.positions]
+            assert divergences(sequence.logits, ours).mean() <= LARGEST_DIVERGENCE
+            assert (sequence.logits.argmax(axis=-1) == ours.argmax(axis=-1)).all()
+            assert divergences(sequence.logits, without).mean() >= LEAST_EFFECT
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_base_with_the_adapter_merged_into_it_gives_the_logits_of_peft(
+    name: str, tiny: TinyFolder, tmp_path: Path
+) -> None:
+    merge = [ScaledAdapter(write_tiny_adapter(name, tmp_path))]
+    (merged,) = convert_checkpoint(tiny(ADAPTERS[name].base), ["F32"], tmp_path / "x.gguf", merge=merge, threads=1)
+    with Model(merged) as model:
+        for sequence in read_golden(f"adapters/{name}").sequences:
+            ours = all_logits(model, sequence.tokens)[sequence.positions]
+            assert divergences(sequence.logits, ours).mean() <= LARGEST_DIVERGENCE
+            assert (sequence.logits.argmax(axis=-1) == ours.argmax(axis=-1)).all()
+
+
+def test_half_of_an_adapter_beside_the_base_is_half_of_it_merged(tiny: TinyFolder, tmp_path: Path) -> None:
+    base, directory = tiny("qwen2"), write_tiny_adapter("qwen2-rslora", tmp_path)
+    (converted,) = convert_checkpoint(base, ["F32"], tmp_path / "base.gguf", threads=1)
+    (merged,) = convert_checkpoint(
+        base, ["F32"], tmp_path / "merged.gguf", merge=[ScaledAdapter(directory, 0.5)], threads=1
+    )
+    tokens = read_golden("adapters/qwen2-rslora").sequences[0].tokens
+    with Model(merged) as model:
+        expected = all_logits(model, tokens)
+    adapter_file = convert_adapter(directory, converted, out=tmp_path / "adapter.gguf")
+    with Model(converted) as model, Adapter(model, adapter_file) as adapter:
+        assert divergences(expected, adapted_logits(model, adapter, tokens, scale=0.5)).mean() <= 1e-8
+        assert divergences(expected, adapted_logits(model, adapter, tokens)).mean() >= LEAST_EFFECT
