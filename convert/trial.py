@@ -33,6 +33,7 @@ _FORWARD_TEXT = (
 )
 _CHUNK_TOKENS = 64
 _LINES_KEPT = 3
+_CHILD = ("-P", "-m", "convert.trial")  # -P: no module of the current directory
 
 
 class TrialTimeoutError(EdgeError):
@@ -45,7 +46,7 @@ def try_in_child(what: str, question: Mapping[str, Any], *, timeout_seconds: flo
     `what` names the attempt in messages, such as "the forward pass".
     """
     environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # or else it waits for a debugger
-    command = [sys.executable, "-P", "-m", "convert.trial"]  # -P: no module of the current directory
+    command = [sys.executable, *_CHILD]
     try:
         done = subprocess.run(
             command, input=json.dumps(question).encode(), capture_output=True, timeout=timeout_seconds, env=environment
