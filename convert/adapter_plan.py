@@ -18,7 +18,7 @@ from convert.adapter import WEIGHTS_FILE, Adapter, AdapterPair
 from convert.adapter_base import AdapterBase, BaseTensor
 from convert.adapter_fit import pairs_by_base_module
 from convert.layout import StoredTensor, lay_out
-from convert.metadata import converter_versions, file_metadata
+from convert.metadata import converter_versions
 from convert.plan import ConversionPlan, FilePlan
 from convert.recipes import Recipe
 from convert.safetensors_file import SourceTensor
@@ -48,7 +48,10 @@ def plan_adapter(adapter: Adapter, base: AdapterBase, path: Path, recipe: Recipe
     ]
     types = {tensor.name: TENSOR_TYPES[recipe.default] for tensor in tensors}
     stored = [StoredTensor(tensor.name, tensor.shape, types[tensor.name]) for tensor in tensors]
-    metadata = [*_metadata(adapter, base, alpha), *file_metadata(recipe)]
+    metadata = [
+        *_metadata(adapter, base, alpha),
+        MetadataEntry("general.file_type", ValueType.UINT32, recipe.file_type),
+    ]
     file = FilePlan(path, recipe, types, lay_out(path, metadata, stored, None))
     return ConversionPlan(base.family.name, base.family.gguf_name, tuple(tensors), (file,))
 

@@ -10,13 +10,15 @@ from convert.adapter_base import read_adapter_base
 from convert.adapter_plan import plan_adapter
 from convert.checkpoint import read_checkpoint
 from convert.merge import ScaledAdapter, merge_adapters
-from convert.plan import NO_OPTIONS, ConversionOptions, ConversionPlan, open_source, plan_conversion
+from convert.plan import NO_OPTIONS, ConversionOptions, ConversionPlan, FilePlan, open_source, plan_conversion
 from convert.pool import ProgressCallback
 from convert.proof import Display, Proof, no_display, prove
 from convert.recipes import RECIPES, Recipe, find_recipe
 from convert.source import Source, checkpoint_source
+from convert.verify import TensorProof, verify_planned
 from convert.write import write_files
 from edge.errors import EdgeError
+from edge.gguf_file import read_gguf
 
 
 def plan_checkpoint(
@@ -110,8 +112,22 @@ def convert_adapter(
 ) -> Path:
     """Convert a PEFT LoRA directory into a GGUF adapter for `base`; gives its path."""
     plan = plan_adapter_file(directory, base, quantization, out, force=force)
-    (path,) = write_files(plan, threads=None, progress=progress)
-    return path
+    write_adapter(plan, progress=progress)
+    return plan.files[0].path
+
+
+def write_adapter(
+    plan: ConversionPlan, *, threads: int | None = None, progress: ProgressCallback | None = None
+) -> TensorProof:
+    """Write the file of a planned adapter. It gets its name only when every tensor reads back as it should."""
+    proofs: list[TensorProof] = []
+
+    def judge(file: FilePlan, path: Path) -> bool:
+        proofs.append(verify_planned(read_gguf(path), plan, threads=threads))
+        return True
+
+    write_files(plan, threads=threads, progress=progress, judge=judge)
+    return proofs[0]
 
 
 def _merged_source(source: Path, merge: Sequence[ScaledAdapter]) -> Source:

@@ -14,6 +14,7 @@ from convert.proof import Proof
 from convert.proof_record import proof_document
 from convert.proven import ProvenModel
 from convert.quantization_error import TensorError
+from convert.verify import TensorProof
 from edge.tables import cell, table
 
 if TYPE_CHECKING:
@@ -72,6 +73,12 @@ def render_result(plan: ConversionPlan, models: Sequence[ProvenModel]) -> Group:
         checks = _check_lines(model.proof) if model else ["not proven"]
         lines += _entry(str(model.path if model else file.first_path), _size(plan, file), *checks)
     return _group([*lines, *_limitations(plan)])
+
+
+def render_adapter(plan: ConversionPlan, proof: TensorProof) -> Group:
+    """What was written of an adapter: its file and size, and how it reads back."""
+    (file,) = plan.files
+    return _group(_entry(str(file.path), _size(plan, file), proof.summary))
 
 
 def render_proof(proof: Proof) -> Group:

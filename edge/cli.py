@@ -15,6 +15,7 @@ import typer
 from edge.errors import EdgeError
 
 if TYPE_CHECKING:
+    from convert.merge import ScaledAdapter
     from edge.constraint import Constraint
     from edge.engine import Engine
     from edge.request import Completion, Request
@@ -69,8 +70,13 @@ def convert(
         Path, typer.Argument(metavar="SRC", help="A Hugging Face checkpoint directory, or a PEFT LoRA directory.")
     ],
     quant: Annotated[
-        str, typer.Option("--quant", metavar="QUANT[,...]", help="F32, F16, BF16, Q8_0, Q4_K_M; several with commas.")
-    ] = "Q4_K_M",
+        str | None,
+        typer.Option(
+            "--quant",
+            metavar="QUANT[,...]",
+            help="F32, F16, BF16, Q8_0, Q4_K_M; several with commas. Default: Q4_K_M; for an adapter F32.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE|DIR", help="Where to write; default: the current directory.")
     ] = None,
@@ -82,22 +88,37 @@ def convert(
     against_logits: AgainstLogits = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not prove the files.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    merge_lora: Annotated[
+        list[str] | None,
+        typer.Option("--merge-lora", metavar="DIR[:SCALE]", help="Merge a PEFT LoRA into the weights; repeatable."),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option("--base", metavar="BASE", help="With an adapter: the checkpoint or GGUF file it is for."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Convert a checkpoint to GGUF, in one pass for all quantizations, and prove what was written."""
+    """Convert a checkpoint to GGUF, in one pass for all quantizations, and prove what was written; or an adapter."""
     from convert import report
+    from convert.adapter import is_adapter_directory
     from convert.pipeline import plan_checkpoint
     from convert.plan import ConversionOptions
     from convert.proven import raise_if_rejected, write_proven, write_unproven
     from edge.quantities import parse_size
     from edge.terminal import byte_progress
 
+    merge = _merged(merge_lora)
+    if is_adapter_directory(source):
+        _convert_adapter(source, base, quant or "F32", out, is_plan=plan, force=force, as_json=as_json)
+        return
+    if base is not None:
+        raise EdgeError(f"--base is for adapters; {source} is none.", hint="Leave it out.")
     if no_verify and against_logits:
         raise EdgeError("--no-verify leaves out what --against-logits asks for.", hint="Leave one of them out.")
-    quantizations = [name.strip() for name in quant.split(",") if name.strip()]
+    quantizations = [name.strip() for name in (quant or "Q4_K_M").split(",") if name.strip()]
     max_part_bytes = parse_size(split_max_size) if split_max_size else None
     options = ConversionOptions(max_part_bytes=max_part_bytes)
-    planned = plan_checkpoint(source, quantizations, out, options=options, force=force)
+    planned = plan_checkpoint(source, quantizations, out, merge=merge, options=options, force=force)
     if plan:
         _print_result(report.plan_document(planned), report.render_plan(planned), as_json)
         return
@@ -245,6 +266,31 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+
+
+def _merged(references: list[str] | None) -> list[ScaledAdapter]:
+    """What --merge-lora names."""
+    from convert.merge import ScaledAdapter
+    from edge.adapters import split_scale
+
+    return [ScaledAdapter(*split_scale(reference)) for reference in references or []]
+
+
+def _convert_adapter(
+    source: Path, base: Path | None, quantization: str, out: Path | None, *, is_plan: bool, force: bool, as_json: bool
+) -> None:
+    from convert import report
+    from convert.pipeline import plan_adapter_file, write_adapter
+    from edge.terminal import byte_progress
+
+    planned = plan_adapter_file(source, base, quantization, out, force=force)
+    document = report.plan_document(planned)
+    if is_plan:
+        _print_result(document, report.render_plan(planned), as_json)
+        return
+    with byte_progress(f"Converting {source.name}") as progress:
+        proof = write_adapter(planned, progress=progress)
+    _print_result(document, report.render_adapter(planned, proof), as_json)
 
 
 def _print_result(document: Any, renderables: Any, as_json: bool) -> None:
