@@ -40,6 +40,14 @@ class Hyperparameters:
         return self.heads * self.head_dim
 
     @property
+    def query_key_value(self) -> int:
+        return self.query + 2 * self.key_value
+
+    @property
+    def gate_up(self) -> int:
+        return 2 * self.feed_forward
+
+    @property
     def key_value(self) -> int:
         return self.key_value_heads * self.head_dim
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from importlib.metadata import version
 
 from convert.checkpoint import Checkpoint, MergedAdapter
@@ -16,6 +17,7 @@ from convert.tokenizer import Vocabulary
 from convert.weights_identity import weights_sha256
 from edge.gguf_format import WEIGHTS_KEY, MetadataEntry, ValueType
 
+_PHI3_TOKENS = frozenset({"<unk>", "<s>", "</s>", "<|endoftext|>"})
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 
 # generation_config.json name -> GGUF key that llama.cpp's tools read, and its type
@@ -35,7 +37,7 @@ def model_metadata(
     return [
         MetadataEntry("general.architecture", ValueType.STRING, family.gguf_name),
         MetadataEntry("general.type", ValueType.STRING, "model"),
-        MetadataEntry("general.name", ValueType.STRING, checkpoint.model_name),
+        MetadataEntry("general.name", ValueType.STRING, safe_name(checkpoint.model_name, vocabulary.tokens)),
         MetadataEntry("general.size_label", ValueType.STRING, size_label(parameter_count)),
         *_provenance(checkpoint),
         *_sampling_defaults(checkpoint),
@@ -43,6 +45,17 @@ def model_metadata(
         *rope_metadata(shape.rope, family.gguf_name),
         *vocabulary.metadata(),
     ]
+
+
+def safe_name(name: str, tokens: Collection[str]) -> str:
+    """The name of a model, so that llama.cpp can load it.
+
+    llama.cpp takes any model with "phi3" in its name for Microsoft's and fails where its tokens are missing.
+    Source: llama.cpp, src/llama-vocab.cpp.
+    """
+    if _PHI3_TOKENS.issubset(tokens):
+        return name
+    return re.sub("(phi)-?3", r"\1 3", name, flags=re.IGNORECASE)
 
 
 def file_metadata(recipe: Recipe) -> list[MetadataEntry]:

@@ -8,15 +8,32 @@ Sources: transformers' modeling files for names and shapes, llama.cpp's src/mode
 from __future__ import annotations
 
 from convert.families.gemma import GEMMA2
+from convert.families.granite import GRANITE
 from convert.families.llama import LLAMA
+from convert.families.ministral import MINISTRAL3
+from convert.families.olmo import OLMO2
+from convert.families.phi import PHI3
 from convert.families.qwen import QWEN2, QWEN3
 from convert.families.record import Family as Family
 from convert.families.record import KeyRule as KeyRule
 from convert.families.record import TensorRule as TensorRule
 from convert.families.record import check_reproducible as check_reproducible
+from convert.families.smollm import SMOLLM3
+from convert.families.starcoder import STARCODER2
 from edge.errors import EdgeError
 
-FAMILIES: tuple[Family, ...] = (LLAMA, GEMMA2, QWEN2, QWEN3)
+FAMILIES: tuple[Family, ...] = (
+    LLAMA,
+    GEMMA2,
+    QWEN2,
+    QWEN3,
+    MINISTRAL3,
+    PHI3,
+    SMOLLM3,
+    OLMO2,
+    GRANITE,
+    STARCODER2,
+)
 
 
 def find_family(hf_architecture: str) -> Family:

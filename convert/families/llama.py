@@ -1,4 +1,4 @@
-"""Llama and what copies its layout: Mistral, SmolLM2."""
+"""Llama and what copies its layout: Mistral, the first Ministral, SmolLM2."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from convert.transforms import ROPE_PAIRS
 LLAMA = Family(
     name="llama",
     architecture=MODEL_ARCH.LLAMA,
-    hf_architectures=("LlamaForCausalLM", "MistralForCausalLM"),
+    hf_architectures=("LlamaForCausalLM", "MistralForCausalLM", "MinistralForCausalLM"),
     activations=("silu",),
     tensors=decoder(
         *attention(ROPE_PAIRS),

@@ -64,6 +64,15 @@ def usable_context(shape: Hyperparameters) -> int:
     return min(shape.context_tokens, positive_integer(shape.config, "sliding_window"))
 
 
+def heads_objection(shape: Hyperparameters) -> str | None:
+    """For architectures whose attention is as wide as the model."""
+    if shape.query != shape.hidden:
+        return (
+            f"{shape.heads} heads of {shape.head_dim} are not hidden_size {shape.hidden}, llama.cpp takes them for it"
+        )
+    return None
+
+
 DECODER_KEYS = (
     KeyRule("block_count", ValueType.UINT32, lambda shape: shape.layers),
     KeyRule("context_length", ValueType.UINT32, usable_context),
@@ -75,4 +84,8 @@ DECODER_KEYS = (
     KeyRule("attention.value_length", ValueType.UINT32, lambda shape: shape.head_dim),
     KeyRule("attention.layer_norm_rms_epsilon", ValueType.FLOAT32, lambda shape: shape.norm_epsilon),
     KeyRule("vocab_size", ValueType.UINT32, lambda shape: shape.vocabulary),
+)
+LAYER_NORM_KEYS = (
+    *(rule for rule in DECODER_KEYS if rule.key != "attention.layer_norm_rms_epsilon"),
+    KeyRule("attention.layer_norm_epsilon", ValueType.FLOAT32, lambda shape: shape.norm_epsilon),
 )

@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from gguf.constants import MODEL_ARCH, MODEL_TENSOR
 
-from convert.families.parts import DECODER_KEYS, attention, attention_biases, decoder, per_block
+from convert.families.parts import DECODER_KEYS, attention, attention_biases, decoder, heads_objection, per_block
 from convert.families.record import Family
-from convert.hyperparameters import Hyperparameters
-
-
-def _qwen2_objection(shape: Hyperparameters) -> str | None:
-    if shape.query != shape.hidden:
-        return (
-            f"{shape.heads} heads of {shape.head_dim} are not hidden_size {shape.hidden}, llama.cpp takes them for it"
-        )
-    return None
-
 
 QWEN2 = Family(
     name="qwen2",
@@ -24,7 +14,8 @@ QWEN2 = Family(
     activations=("silu",),
     tensors=decoder(*attention(None), *attention_biases(None, "required")),
     keys=DECODER_KEYS,
-    objection=_qwen2_objection,
+    rope_scalings=("default", "linear", "yarn"),
+    objection=heads_objection,
 )
 
 QWEN3 = Family(
@@ -38,4 +29,5 @@ QWEN3 = Family(
         per_block(MODEL_TENSOR.ATTN_K_NORM, "self_attn.k_norm.weight", "head_dim"),
     ),
     keys=DECODER_KEYS,
+    rope_scalings=("default", "linear", "yarn"),
 )

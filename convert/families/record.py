@@ -95,6 +95,7 @@ class Family:
     keys: tuple[KeyRule, ...]
     rope_scalings: tuple[str, ...] = ("default", "linear")
     reads_yarn_betas: bool = False
+    """Whether yarn may have other betas than `YARN_BETAS`."""
     turns_some_dimensions: bool = False
     """Whether RoPE may leave the rest of a head as it is; llama.cpp aborts over it elsewhere."""
     ignored: tuple[str, ...] = IGNORED

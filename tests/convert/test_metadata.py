@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from convert.checkpoint import read_checkpoint
-from convert.metadata import size_label
+from convert.families import find_family
+from convert.metadata import safe_name, size_label
 from convert.pipeline import convert_checkpoint
+from convert.rope import frequency_factors
 from convert.recipes import RECIPES
 from edge.gguf_file import read_gguf
 from edge.llama.library import backend
@@ -66,6 +68,14 @@ def test_plain_directory_is_its_own_source(tiny: TinyFolder, tmp_path: Path) -> 
     metadata = metadata_of(tiny("qwen3"), tmp_path)
     assert metadata["general.name"] == metadata["general.source.name"] == "qwen3"
     assert "general.source.repo_url" not in metadata
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("Phi-3-mini", "Phi 3-mini"), ("my-phi3.5", "my-phi 3.5"), ("Phi-4", "Phi-4")]
+)
+def test_name_that_llama_cpp_would_look_up_tokens_for_is_taken_apart(name: str, expected: str) -> None:
+    assert safe_name(name, ["<unk>", "<s>", "</s>"]) == expected
+    assert safe_name(name, ["<unk>", "<s>", "</s>", "<|endoftext|>"]) == name
 
 
 def test_snapshot_of_the_hub_names_its_repository(tiny: TinyFolder, tmp_path: Path) -> None:
@@ -152,8 +162,9 @@ def test_llama_cpp_takes_the_shape_from_the_keys(name: str, tiny: TinyFolder, tm
         assert model.trained_context_tokens == config["max_position_embeddings"]
         assert model.sliding_window == (16 if name == "gemma2" else 0)
         assert model.vocab.size == config["vocab_size"]
-        frequency_factors = TINY[name].head_dim // 2 if name.startswith("llama3") else 0
-        assert model.parameter_count == parameters + frequency_factors
+        rope = find_family(config["architectures"][0]).read_shape(config).rope
+        computed = sum(factors.size for factors in frequency_factors(rope).values())
+        assert model.parameter_count == parameters + computed
 
 
 def test_parameters_of_the_size_label_are_those_of_the_checkpoint(tiny: TinyFolder, tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_tensor_of_another_kind_of_number_is_named(dtype: str, tiny: TinyFolder,
         ("llama2", {"hidden_act": "relu"}, "The activation 'relu' is not what llama.cpp computes for llama."),
         ("llama2", {"hidden_size": None}, "config.json does not say hidden_size."),
         ("llama2", {"rms_norm_eps": "small"}, "config.json gives rms_norm_eps as 'small'."),
-        ("llama2", {"rope_scaling": {"type": "yarn"}}, "RoPE scaling 'yarn' is not supported."),
+        ("llama2", {"rope_scaling": {"type": "dynamic"}}, "RoPE scaling 'dynamic' is not supported."),
         (
             "gemma2",
             {"query_pre_attn_scalar": 224},

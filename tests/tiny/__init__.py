@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.tiny import gemma, llama, qwen
+from tests.tiny import dense, gemma, llama, qwen, rope
 from tests.tiny.checkpoint import CONTEXT_TOKENS as CONTEXT_TOKENS
 from tests.tiny.checkpoint import TinyCheckpoint as TinyCheckpoint
 from tests.tiny.files import TOKENIZERS as TOKENIZERS
@@ -18,7 +18,7 @@ from tests.tiny.files import write_checkpoint
 from tests.tiny.weights import tensor_values as tensor_values
 
 TINY: dict[str, TinyCheckpoint] = {
-    checkpoint.name: checkpoint for checkpoint in (*llama.CHECKPOINTS, *gemma.CHECKPOINTS, *qwen.CHECKPOINTS)
+    checkpoint.name: checkpoint for module in (llama, gemma, qwen, dense, rope) for checkpoint in module.CHECKPOINTS
 }
 
 

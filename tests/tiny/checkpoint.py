@@ -9,6 +9,7 @@ from typing import Any
 from tests.tiny.shapes import Shapes, decoder_shapes
 
 CONTEXT_TOKENS = 512
+SMALL_TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "vocab_size": 320}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ def tensor_values(checkpoint: TinyCheckpoint, name: str, shape: tuple[int, ...])
     if name.endswith("norm.weight"):
         center = checkpoint.norm_center + (0.4 if "q_norm" in name or "k_norm" in name else 0.0)
         return values * np.float32(0.25) + np.float32(center)
-    gain = {"q_proj": 1.4, "k_proj": 1.4, "lm_head": 2.0, "embed_tokens": 2.0}.get(name.split(".")[-2], 0.8)
+    gain = {"q_proj": 1.4, "k_proj": 1.4, "qkv_proj": 1.4, "lm_head": 2.0, "embed_tokens": 2.0}.get(
+        name.split(".")[-2], 0.8
+    )
     return values * np.float32(gain / math.sqrt(shape[-1]))
 
 

@@ -1,0 +1,126 @@
+"""What llama.cpp has built in for the dense families, and the keys that only one of them has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from convert.families import check_reproducible
+from edge.errors import EdgeError
+from tests.convert.test_families import keys, objection, refusal, tiny_shape
+
+YARN: dict[str, Any] = {
+    "rope_theta": 10000.0,
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+
+
+@pytest.mark.parametrize("name", ["phi3", "olmo2", "starcoder2"])
+def test_attention_that_is_not_as_wide_as_the_model_is_refused(name: str) -> None:
+    assert objection(name, head_dim=128) == "4 heads of 128 are not hidden_size 256, llama.cpp takes them for it."
+
+
+@pytest.mark.parametrize("name", ["llama2", "qwen3", "granite", "olmo2"])
+def test_rope_that_turns_a_part_of_each_head_is_refused(name: str) -> None:
+    dimensions = tiny_shape(name)[1].head_dim
+    assert objection(name, partial_rotary_factor=0.5) == (
+        f"RoPE turns {dimensions // 2} of {dimensions} dimensions of a head, llama.cpp turns all."
+    )
+
+
+def test_phi3_may_turn_a_part_of_each_head() -> None:
+    check_reproducible(*tiny_shape("phi3", partial_rotary_factor=0.75))
+
+
+@pytest.mark.parametrize("name", ["llama2", "qwen3", "smollm3"])
+def test_betas_that_llama_cpp_does_not_read_are_refused(name: str) -> None:
+    assert objection(name, rope_parameters={**YARN, "beta_fast": 16}) == (
+        "yarn's beta_fast and beta_slow are 16 and 1, llama.cpp assumes 32 and 1."
+    )
+    check_reproducible(*tiny_shape(name, rope_parameters=YARN))
+
+
+def test_ministral3_may_have_betas_of_its_own() -> None:
+    check_reproducible(*tiny_shape("ministral3", rope_parameters={**YARN, "beta_fast": 16}))
+
+
+@pytest.mark.parametrize("name", ["phi3", "starcoder2", "ministral", "ministral3"])
+def test_context_ends_at_the_sliding_window(name: str) -> None:
+    assert keys(name, sliding_window=128)["context_length"] == 128
+    assert keys(name, sliding_window=4096)["context_length"] == 512
+
+
+def test_phi3_has_no_scaling_but_longrope() -> None:
+    error = refusal("phi3", rope_scaling=YARN)
+    assert error.message == "llama.cpp has no RoPE scaling 'yarn' for phi3."
+    assert error.hint == "It must be one of: default, longrope."
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"no_rope_layers": [1, 1, 0, 1, 1, 0]},
+        {"no_rope_layers": [1, 1, 1, 1, 1, 1]},
+        {"no_rope_layers": None, "no_rope_layer_interval": 3},
+    ],
+)
+def test_smollm3_without_rope_in_other_layers_than_every_fourth_is_refused(changes: dict[str, Any]) -> None:
+    assert objection("smollm3", **changes) == "the layers without RoPE are not every 4th."
+
+
+def test_smollm3_that_says_nothing_has_no_rope_in_every_fourth_layer() -> None:
+    check_reproducible(*tiny_shape("smollm3", no_rope_layers=None, no_rope_layer_interval=None))
+
+
+def test_smollm3_slides_only_where_it_is_told_to() -> None:
+    assert keys("smollm3", sliding_window=128, use_sliding_window=True)["context_length"] == 128
+    assert keys("smollm3", sliding_window=128)["context_length"] == 512
+
+
+def test_olmo2_with_tied_embeddings_is_refused() -> None:
+    assert objection("olmo2", tie_word_embeddings=True) == (
+        "tie_word_embeddings is true, llama.cpp needs an output of its own."
+    )
+
+
+def test_starcoder2_without_biases_is_refused() -> None:
+    assert objection("starcoder2", use_bias=False) == "use_bias is false, llama.cpp needs biases."
+
+
+def test_starcoder2_has_the_epsilon_of_a_layer_norm() -> None:
+    found = keys("starcoder2")
+    assert found["attention.layer_norm_epsilon"] == 1e-5
+    assert "attention.layer_norm_rms_epsilon" not in found
+
+
+def test_granite_has_a_key_for_each_multiplier() -> None:
+    found = keys("granite")
+    assert found["attention.scale"] == 0.0625
+    assert found["embedding_scale"] == 6.0
+    assert found["residual_scale"] == 0.5
+    assert found["logit_scale"] == 4.0
+
+
+def test_granite_multiplies_by_one_unless_said() -> None:
+    assert keys("granite", logits_scaling=None)["logit_scale"] == 1.0
+
+
+def test_granite_multiplier_that_llama_cpp_would_take_for_none_is_refused() -> None:
+    with pytest.raises(EdgeError) as caught:
+        keys("granite", residual_multiplier=0)
+    assert caught.value.message == "config.json gives residual_multiplier as 0."
+
+
+def test_ministral3_lets_queries_grow_by_its_beta() -> None:
+    assert keys("ministral3")["attention.temperature_scale"] == 0.4
+    assert keys("ministral3", rope_parameters=YARN)["attention.temperature_scale"] is None
+
+
+def test_ministral3_that_grows_without_yarn_is_refused() -> None:
+    rope = {"rope_theta": 10000.0, "rope_type": "default", "llama_4_scaling_beta": 0.1}
+    assert objection("ministral3", rope_parameters=rope) == (
+        "llama_4_scaling_beta comes with the RoPE scaling 'default' instead of 'yarn'."
+    )
