@@ -79,7 +79,8 @@ def read_hyperparameters(
     head_dim = count("head_dim", hidden // heads)
     context_tokens = count("max_position_embeddings")
     _check_heads(heads, key_value_heads, head_dim)
-    experts = count("num_experts") if has_experts else 0
+    experts_name = "num_local_experts" if config.get("num_local_experts") else "num_experts"
+    experts = count(experts_name) if has_experts else 0
     experts_used = count("num_experts_per_tok") if has_experts else 0
     _check_experts(experts, experts_used)
     expert_feed_forward = count("moe_intermediate_size") if has_experts else 0

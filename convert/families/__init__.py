@@ -7,7 +7,8 @@ Sources: transformers' modeling files for names and shapes, llama.cpp's src/mode
 
 from __future__ import annotations
 
-from convert.families.gemma import GEMMA2
+from convert.families.experts import MIXTRAL, QWEN3_MOE
+from convert.families.gemma import GEMMA, GEMMA2, GEMMA3
 from convert.families.granite import GRANITE
 from convert.families.llama import LLAMA
 from convert.families.ministral import MINISTRAL3
@@ -24,9 +25,13 @@ from edge.errors import EdgeError
 
 FAMILIES: tuple[Family, ...] = (
     LLAMA,
+    MIXTRAL,
+    GEMMA,
     GEMMA2,
+    GEMMA3,
     QWEN2,
     QWEN3,
+    QWEN3_MOE,
     MINISTRAL3,
     PHI3,
     SMOLLM3,
@@ -42,4 +47,4 @@ def find_family(hf_architecture: str) -> Family:
         if hf_architecture in family.hf_architectures:
             return family
     known = ", ".join(name for family in FAMILIES for name in family.hf_architectures)
-    raise EdgeError(f"The architecture {hf_architecture!r} is not supported.", hint=f"Known are: {known}.")
+    raise EdgeError(f"The architecture {hf_architecture!r} is not supported.", hint=f"These are: {known}.")

@@ -2,48 +2,118 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from gguf.constants import MODEL_ARCH, MODEL_TENSOR
 
-from convert.config_values import positive_integer, positive_number
-from convert.families.parts import DECODER_KEYS, EMBEDDING, FEED_FORWARD, attention, per_block
-from convert.families.record import IGNORED, Family, KeyRule, TensorRule
+from convert.config_values import flag, positive_integer, positive_number
+from convert.families.parts import (
+    DECODER_KEYS,
+    EMBEDDING,
+    FEED_FORWARD,
+    OUTPUT,
+    attention,
+    per_block,
+)
+from convert.families.record import IGNORED, Config, Family, KeyRule, LeftOut, TensorRule
 from convert.hyperparameters import Hyperparameters
+from convert.rope import RopeParameters, read_rope_parameters
 from convert.transforms import ADD_ONE
+from edge.errors import EdgeError
 from edge.gguf_format import ValueType
+
+_SLIDING, _FULL = "sliding_attention", "full_attention"
+_TIED = {"tie_word_embeddings": True}
+_ALWAYS_TIED = (*IGNORED, r"^lm_head\.weight$")  # a copy of the embeddings, which transformers ignores too
+
+
+def _gemma_norm(target: MODEL_TENSOR, name: str, dimension: str = "hidden") -> TensorRule:
+    return per_block(target, name, dimension, transform=ADD_ONE)
+
+
+_ATTENTION_NORM = _gemma_norm(MODEL_TENSOR.ATTN_NORM, "input_layernorm.weight")
+_OUTPUT_NORM = TensorRule(MODEL_TENSOR.OUTPUT_NORM, "model.norm.weight", ("hidden",), transform=ADD_ONE)
+_AROUND_FEED_FORWARD = (
+    _gemma_norm(MODEL_TENSOR.ATTN_POST_NORM, "post_attention_layernorm.weight"),
+    _gemma_norm(MODEL_TENSOR.FFN_PRE_NORM, "pre_feedforward_layernorm.weight"),
+    *FEED_FORWARD,
+    _gemma_norm(MODEL_TENSOR.FFN_POST_NORM, "post_feedforward_layernorm.weight"),
+)
+_KEYS = (
+    *(rule for rule in DECODER_KEYS if rule.key != "context_length"),
+    KeyRule("context_length", ValueType.UINT32, lambda shape: shape.context_tokens),
+)
+
+
+def _common_objection(shape: Hyperparameters) -> str | None:
+    if flag(shape.config, "use_bidirectional_attention", default=False):
+        return "use_bidirectional_attention is true, llama.cpp lets a token see what is before it only"
+    return None
+
+
+def _untied_objection(shape: Hyperparameters) -> str | None:
+    if not shape.tied_embeddings:
+        return "tie_word_embeddings is false, llama.cpp always uses the embeddings as output"
+    return None
+
+
+def _scale_objection(shape: Hyperparameters, *, layers_of_27b: int) -> str | None:
+    """llama.cpp tells the 27B model, whose attention is scaled otherwise, by its layers."""
+    expected = shape.hidden // shape.heads if shape.layers == layers_of_27b else shape.head_dim
+    scalar = positive_number(shape.config, "query_pre_attn_scalar", default=256)
+    return None if scalar == expected else f"query_pre_attn_scalar is {scalar:g}, llama.cpp assumes {expected}"
+
+
+# Gemma
+
+GEMMA = Family(
+    name="gemma",
+    architecture=MODEL_ARCH.GEMMA,
+    hf_architectures=("GemmaForCausalLM",),
+    activations=("gelu_pytorch_tanh", "gelu"),  # published as "gelu", by which transformers means the other as well
+    tensors=(
+        EMBEDDING,
+        _ATTENTION_NORM,
+        *attention(None),
+        _gemma_norm(MODEL_TENSOR.FFN_NORM, "post_attention_layernorm.weight"),
+        *FEED_FORWARD,
+        _OUTPUT_NORM,
+    ),
+    keys=_KEYS,
+    config_defaults={**_TIED, "head_dim": 256},
+    ignored=_ALWAYS_TIED,
+    objection=lambda shape: _common_objection(shape) or _untied_objection(shape),
+)
+
+
+# Gemma 2
 
 _GEMMA2_CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}  # Source: transformers, Gemma2Config
 
 
 def _gemma2_objection(shape: Hyperparameters) -> str | None:
-    """llama.cpp fixes the attention scale by layer count and lets every second layer slide, from the first on."""
-    expected = shape.hidden // shape.heads if shape.layers == 46 else shape.head_dim
-    scalar = positive_number(shape.config, "query_pre_attn_scalar", default=256)
-    if scalar != expected:
-        return f"query_pre_attn_scalar is {scalar:g}, llama.cpp assumes {expected}"
+    """llama.cpp lets every second layer slide, from the first on."""
+    objection = _scale_objection(shape, layers_of_27b=46)
+    if objection:
+        return objection
     for name, default in _GEMMA2_CAPS.items():
         if not shape.config.get(name, default):
             return f"{name} is {shape.config[name]}, llama.cpp always caps"
-    if not shape.tied_embeddings:
-        return "tie_word_embeddings is false, llama.cpp always uses the embeddings as output"
     layer_types = shape.config.get("layer_types")
-    alternating = [("sliding_attention", "full_attention")[block % 2] for block in range(shape.layers)]
+    alternating = [(_SLIDING, _FULL)[block % 2] for block in range(shape.layers)]
     if layer_types is not None and layer_types != alternating:
         return "layer_types do not alternate between sliding and full attention"
-    return None
-
-
-def _sliding_window(shape: Hyperparameters) -> int:
-    return positive_integer(shape.config, "sliding_window", default=4096)
+    return _untied_objection(shape) or _common_objection(shape)
 
 
 def _gemma2_cap(name: str, shape: Hyperparameters) -> float:
     return positive_number(shape.config, name, default=_GEMMA2_CAPS[name])
 
 
-def _gemma_norm(target: MODEL_TENSOR, name: str) -> TensorRule:
-    return per_block(target, name, "hidden", transform=ADD_ONE)
+def _sliding_window(shape: Hyperparameters) -> int:
+    return positive_integer(shape.config, "sliding_window", default=4096)
 
 
 GEMMA2 = Family(
@@ -51,23 +121,129 @@ GEMMA2 = Family(
     architecture=MODEL_ARCH.GEMMA2,
     hf_architectures=("Gemma2ForCausalLM",),
     activations=("gelu_pytorch_tanh",),
-    config_defaults={"tie_word_embeddings": True},
-    tensors=(
-        EMBEDDING,
-        _gemma_norm(MODEL_TENSOR.ATTN_NORM, "input_layernorm.weight"),
-        *attention(None),
-        _gemma_norm(MODEL_TENSOR.ATTN_POST_NORM, "post_attention_layernorm.weight"),
-        _gemma_norm(MODEL_TENSOR.FFN_PRE_NORM, "pre_feedforward_layernorm.weight"),
-        *FEED_FORWARD,
-        _gemma_norm(MODEL_TENSOR.FFN_POST_NORM, "post_feedforward_layernorm.weight"),
-        TensorRule(MODEL_TENSOR.OUTPUT_NORM, "model.norm.weight", ("hidden",), transform=ADD_ONE),
-    ),
+    tensors=(EMBEDDING, _ATTENTION_NORM, *attention(None), *_AROUND_FEED_FORWARD, _OUTPUT_NORM),
     keys=(
-        *(rule for rule in DECODER_KEYS if rule.key != "context_length"),
-        KeyRule("context_length", ValueType.UINT32, lambda shape: shape.context_tokens),
+        *_KEYS,
         KeyRule("attention.sliding_window", ValueType.UINT32, _sliding_window),
         *(KeyRule(name, ValueType.FLOAT32, partial(_gemma2_cap, name)) for name in _GEMMA2_CAPS),
     ),
-    ignored=(*IGNORED, r"^lm_head\.weight$"),  # always tied: a copy of the embeddings, which transformers ignores too
+    config_defaults=_TIED,
+    ignored=_ALWAYS_TIED,
     objection=_gemma2_objection,
+)
+
+
+# Gemma 3
+
+# Source: transformers, Gemma3TextConfig. The multimodal checkpoints leave most of them out.
+_GEMMA3_DEFAULTS = {
+    **_TIED,
+    "head_dim": 256,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 262208,
+}
+_GEMMA3_THETA = {_FULL: 1000000.0, _SLIDING: 10000.0}
+_LOCAL_ROPE = "local_rope_parameters"  # not a key of config.json, which has it in one of two other places
+
+
+def gemma3_rope(config: Config) -> Config:
+    """Both RoPEs of a configuration as if there were one, and the one of the sliding layers under a key of its own.
+
+    transformers 5 writes them side by side in rope_parameters; before, rope_local_base_freq was that of sliding layers.
+    """
+    stored = config.get("rope_parameters") or {}
+    if not isinstance(stored, Mapping):
+        raise EdgeError(f"config.json gives rope_parameters as {stored!r}.", hint="An object is needed.")
+    full: Any = stored.get(_FULL)
+    local: Any = stored.get(_SLIDING)
+    if not isinstance(full, Mapping):
+        scaling = config.get("rope_scaling") or {}
+        full = {**scaling, "rope_theta": config.get("rope_theta")} if isinstance(scaling, Mapping) else scaling
+    if not isinstance(local, Mapping):
+        local = {"rope_theta": config.get("rope_local_base_freq")}
+    full, local = (
+        {**rope, "rope_theta": rope.get("rope_theta") or _GEMMA3_THETA[kind]}
+        for kind, rope in ((_FULL, full), (_SLIDING, local))
+    )
+    return {**config, "rope_parameters": full, _LOCAL_ROPE: local}
+
+
+def local_rope(shape: Hyperparameters) -> RopeParameters:
+    """The RoPE of layers with a sliding window."""
+    return read_rope_parameters({"rope_parameters": shape.config[_LOCAL_ROPE]}, shape.head_dim, shape.context_tokens)
+
+
+def slides(shape: Hyperparameters) -> list[bool]:
+    """Whether each layer has a sliding window."""
+    layer_types = shape.config.get("layer_types")
+    if layer_types is None:
+        pattern = positive_integer(shape.config, "sliding_window_pattern", default=6)
+        return [(block + 1) % pattern != 0 for block in range(shape.layers)]
+    if not isinstance(layer_types, list) or len(layer_types) != shape.layers or set(layer_types) - {_SLIDING, _FULL}:
+        raise EdgeError(
+            f"config.json gives layer_types as {layer_types!r}.",
+            hint=f"It must name one of {_SLIDING} and {_FULL} for each of {shape.layers} layers.",
+        )
+    return [kind == _SLIDING for kind in layer_types]
+
+
+def _if_any_slides(value: Any, shape: Hyperparameters) -> Any:
+    return value(shape) if any(slides(shape)) else None
+
+
+def _gemma3_objection(shape: Hyperparameters) -> str | None:
+    objection = _scale_objection(shape, layers_of_27b=62) or _common_objection(shape)
+    if objection:
+        return objection
+    if shape.config.get("attn_logit_softcapping"):
+        return "attn_logit_softcapping is set, llama.cpp does not cap"
+    if local_rope(shape).scaling != "default":
+        return (
+            f"its sliding layers have the RoPE scaling {local_rope(shape).scaling!r}, llama.cpp scales full ones only"
+        )
+    return None
+
+
+def _gemma3_cap(shape: Hyperparameters) -> float | None:
+    name = "final_logit_softcapping"
+    return positive_number(shape.config, name) if shape.config.get(name) else None
+
+
+GEMMA3 = Family(
+    name="gemma3",
+    architecture=MODEL_ARCH.GEMMA3,
+    hf_architectures=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    activations=("gelu_pytorch_tanh",),
+    tensors=(
+        EMBEDDING,
+        _ATTENTION_NORM,
+        *attention(None),
+        _gemma_norm(MODEL_TENSOR.ATTN_Q_NORM, "self_attn.q_norm.weight", "head_dim"),
+        _gemma_norm(MODEL_TENSOR.ATTN_K_NORM, "self_attn.k_norm.weight", "head_dim"),
+        *_AROUND_FEED_FORWARD,
+        _OUTPUT_NORM,
+        OUTPUT,
+    ),
+    keys=(
+        *_KEYS,
+        KeyRule("attention.sliding_window", ValueType.UINT32, partial(_if_any_slides, _sliding_window)),
+        KeyRule("attention.sliding_window_pattern", ValueType.BOOL, partial(_if_any_slides, slides)),
+        KeyRule(
+            "rope.freq_base_swa", ValueType.FLOAT32, partial(_if_any_slides, lambda shape: local_rope(shape).theta)
+        ),
+        KeyRule("final_logit_softcapping", ValueType.FLOAT32, _gemma3_cap),
+    ),
+    left_out=(LeftOut(r"^(model\.)?(vision_tower|multi_modal_projector)\.", "the vision tower and its projector"),),
+    prefixes={
+        "language_model.model.": "model.",
+        "model.language_model.": "model.",
+        "language_model.lm_head.": "lm_head.",
+    },
+    config_defaults=_GEMMA3_DEFAULTS,
+    prepare=gemma3_rope,
+    trims_vocabulary=True,
+    objection=_gemma3_objection,
 )

@@ -35,6 +35,10 @@ def attention_biases(transform: Transform | None, presence: Presence) -> tuple[T
     )
 
 
+QUERY_KEY_NORMS = (
+    per_block(MODEL_TENSOR.ATTN_Q_NORM, "self_attn.q_norm.weight", "head_dim"),
+    per_block(MODEL_TENSOR.ATTN_K_NORM, "self_attn.k_norm.weight", "head_dim"),
+)
 EMBEDDING = TensorRule(MODEL_TENSOR.TOKEN_EMBD, "model.embed_tokens.weight", ("vocabulary", "hidden"))
 OUTPUT = TensorRule(MODEL_TENSOR.OUTPUT, "lm_head.weight", ("vocabulary", "hidden"), presence="untied")
 OUTPUT_NORM = TensorRule(MODEL_TENSOR.OUTPUT_NORM, "model.norm.weight", ("hidden",))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gguf.constants import MODEL_ARCH, MODEL_TENSOR
+from gguf.constants import MODEL_ARCH
 
-from convert.families.parts import DECODER_KEYS, attention, attention_biases, decoder, heads_objection, per_block
+from convert.families.parts import DECODER_KEYS, QUERY_KEY_NORMS, attention, attention_biases, decoder, heads_objection
 from convert.families.record import Family
 
 QWEN2 = Family(
@@ -23,11 +23,7 @@ QWEN3 = Family(
     architecture=MODEL_ARCH.QWEN3,
     hf_architectures=("Qwen3ForCausalLM",),
     activations=("silu",),
-    tensors=decoder(
-        *attention(None),
-        per_block(MODEL_TENSOR.ATTN_Q_NORM, "self_attn.q_norm.weight", "head_dim"),
-        per_block(MODEL_TENSOR.ATTN_K_NORM, "self_attn.k_norm.weight", "head_dim"),
-    ),
+    tensors=decoder(*attention(None), *QUERY_KEY_NORMS),
     keys=DECODER_KEYS,
     rope_scalings=("default", "linear", "yarn"),
 )

@@ -18,14 +18,14 @@ from convert.checkpoint import read_checkpoint
 from convert.families import find_family
 from convert.metadata import safe_name, size_label
 from convert.pipeline import convert_checkpoint
-from convert.rope import frequency_factors
 from convert.recipes import RECIPES
+from convert.rope import frequency_factors
 from edge.gguf_file import read_gguf
 from edge.llama.library import backend
 from edge.llama.model import Model
 from tests.convert.conftest import TinyFolder
 from tests.convert.edited import edited_json
-from tests.tiny import TINY
+from tests.tiny import TINY, converted_parameters
 
 
 def metadata_of(source: Path, folder: Path, quantization: str = "Q8_0") -> Mapping[str, Any]:
@@ -152,19 +152,19 @@ def test_size_is_labelled_as_people_say_it(count: int, label: str) -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_llama_cpp_takes_the_shape_from_the_keys(name: str, tiny: TinyFolder, tmp_path: Path) -> None:
     (path,) = convert_checkpoint(tiny(name), ["Q8_0"], tmp_path)
-    config, llama = TINY[name].config, backend()
-    parameters = sum(tensor.n_bytes // 2 for tensor in read_checkpoint(tiny(name)).tensors.values())
+    config, llama = TINY[name].text_config, backend()
+    has_window = any(rule.key == "attention.sliding_window" for rule in find_family(config["architectures"][0]).keys)
     with Model(path) as model:
         assert llama.llama_model_n_layer(model.pointer) == config["num_hidden_layers"]
         assert llama.llama_model_n_embd(model.pointer) == config["hidden_size"]
         assert llama.llama_model_n_head(model.pointer) == config["num_attention_heads"]
         assert llama.llama_model_n_head_kv(model.pointer) == config["num_key_value_heads"]
         assert model.trained_context_tokens == config["max_position_embeddings"]
-        assert model.sliding_window == (16 if name == "gemma2" else 0)
-        assert model.vocab.size == config["vocab_size"]
+        assert model.sliding_window == (config["sliding_window"] if has_window else 0)
+        assert model.vocab.size == TINY[name].vocabulary
         rope = find_family(config["architectures"][0]).read_shape(config).rope
         computed = sum(factors.size for factors in frequency_factors(rope).values())
-        assert model.parameter_count == parameters + computed
+        assert model.parameter_count == converted_parameters(TINY[name]) + computed
 
 
 def test_parameters_of_the_size_label_are_those_of_the_checkpoint(tiny: TinyFolder, tmp_path: Path) -> None:

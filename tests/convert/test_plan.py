@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from edge.errors import EdgeError
 from edge.gguf_file import read_gguf
 from tests.convert.conftest import TinyFolder
 from tests.convert.edited import Weights, edited_json, edited_weights, stored
-from tests.tiny import TINY, tensor_shapes
+from tests.tiny import TINY, converted_parameters
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 QUANTIZATIONS = ["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q4_K_M", "Q2_K", "IQ4_XS"]
@@ -52,7 +51,7 @@ def test_planned_files_are_those_on_the_disk(name: str, tiny: TinyFolder, tmp_pa
 @pytest.mark.parametrize("name", TINY)
 def test_plan_counts_the_checkpoint_s_parameters(name: str, tiny: TinyFolder) -> None:
     plan = plan_of(tiny(name))
-    expected = sum(map(math.prod, tensor_shapes(TINY[name]).values()))
+    expected = converted_parameters(TINY[name])
     assert plan.parameter_count == expected
     assert plan.source_bytes == 2 * expected
 

@@ -62,10 +62,16 @@ def sequences(checkpoint: TinyCheckpoint) -> Iterator[npt.NDArray[np.int64]]:
         yield generator.integers(0, checkpoint.vocabulary, count)
 
 
-def load(folder: Path, **config: Any) -> Any:
-    """The model in float32, on the plainest code path; nothing but its parameters was ever rounded to BF16."""
+def load(folder: Path, **changes: Any) -> Any:
+    """The model in float32, on the plainest code path; nothing but its parameters was ever rounded to BF16.
+
+    `changes` are made to the language model's part of the configuration.
+    """
+    config = transformers.AutoConfig.from_pretrained(folder)
+    for name, value in changes.items():
+        setattr(config.get_text_config(), name, value)
     model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **config
+        folder, config=config, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
     wrong = {kind: names for kind, names in loading.items() if names}
     assert not wrong, f"{folder.name} is not complete: {wrong}"
@@ -102,50 +108,71 @@ def print_sensitivity(folders: dict[str, Path]) -> None:
 
 def mistakes(checkpoint: TinyCheckpoint, folder: Path) -> Iterator[tuple[str, Any]]:
     """Models that each have one thing wrong."""
-    config = load(folder).config
-    rope = config.rope_parameters
-    theta = {**rope, "rope_theta": rope["rope_theta"] * 1.05}
-    yield "RoPE base 5% off", load(folder, rope_parameters=theta)
+    config = load(folder).config.get_text_config()
+    for name, rope in rope_mistakes(config.rope_parameters):
+        yield name, load(folder, rope_parameters=rope)
     yield "RMS epsilon 0.01", load(folder, rms_norm_eps=0.01)
-    if rope["rope_type"] != "default":
-        plain = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
-        yield f"{rope['rope_type']} RoPE scaling left out", load(folder, rope_parameters=plain)
-    for weights, change in weight_mistakes(checkpoint):
+    for weights, change in weight_mistakes(config.model_type):
         yield (
             f"{weights} {change.__name__.replace('_', ' ')}",
             changed(load(folder), weights, change, checkpoint.head_dim),
         )
-    if checkpoint.config["model_type"] == "gemma2":
+    if config.model_type == "gemma2":
         yield "attention soft cap left out", load(folder, attn_logit_softcapping=None)
         yield "final soft cap left out", load(folder, final_logit_softcapping=None)
+    if config.model_type in ("gemma2", "gemma3_text"):
         yield "sliding window one token longer", load(folder, sliding_window=config.sliding_window + 1)
         yield "sliding window on the wrong layers", load(folder, layer_types=config.layer_types[::-1])
         yield "attention scaled by hidden / heads", load(folder, query_pre_attn_scalar=64)
+    if "num_experts_per_tok" in config.to_dict():
+        yield "one expert more", load(folder, num_experts_per_tok=config.num_experts_per_tok + 1)
+    if config.model_type == "qwen3_moe":
+        yield "weights of experts not normalized", load(folder, norm_topk_prob=False)
+
+
+def rope_mistakes(parameters: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Wrong rope_parameters, each with its name; in one kind of layers where there are several."""
+    if "rope_theta" not in parameters:
+        for kind, rope in parameters.items():
+            for name, wrong in rope_mistakes(rope):
+                yield f"{name} in {kind.replace('_', ' ')}", {**parameters, kind: wrong}
+        return
+    theta = parameters["rope_theta"]
+    yield "RoPE base 5% off", {**parameters, "rope_theta": theta * 1.05}
+    if parameters["rope_type"] != "default":
+        yield f"{parameters['rope_type']} RoPE scaling left out", {"rope_type": "default", "rope_theta": theta}
 
 
 Change = Callable[[torch.Tensor, int], torch.Tensor]
 
 
-def weight_mistakes(checkpoint: TinyCheckpoint) -> Iterator[tuple[str, Change]]:
+def weight_mistakes(kind: str) -> Iterator[tuple[str, Change]]:
     yield "q_proj.weight", permuted
     yield "k_proj.weight", permuted
     yield "input_layernorm.weight", neutral
-    kind = checkpoint.config["model_type"]
-    if kind == "gemma2":
+    if kind.startswith("gemma"):
         yield "input_layernorm.weight", plus_one
+    if kind in ("gemma2", "gemma3_text"):
         yield "post_feedforward_layernorm.weight", neutral
     if kind == "qwen2":
         for name in "qkv":
             yield f"{name}_proj.bias", neutral
-    if kind == "qwen3":
+    if kind.startswith("qwen3") or kind == "gemma3_text":
         yield "q_norm.weight", neutral
         yield "k_norm.weight", neutral
+    if kind in ("mixtral", "qwen3_moe"):
+        yield "gate.weight", reversed_rows
 
 
 def permuted(weights: torch.Tensor, head_dim: int) -> torch.Tensor:
     """Rows of each head interleaved, as for the other RoPE layout."""
     heads = weights.reshape(-1, 2, head_dim // 2, weights.shape[-1])
     return heads.transpose(1, 2).reshape(weights.shape)
+
+
+def reversed_rows(weights: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Another expert in the place of each."""
+    return weights.flip(0)
 
 
 def plus_one(weights: torch.Tensor, head_dim: int) -> torch.Tensor:
@@ -160,7 +187,7 @@ def neutral(weights: torch.Tensor, head_dim: int) -> torch.Tensor:
 @torch.no_grad()
 def changed(model: Any, suffix: str, change: Change, head_dim: int) -> Any:
     for name, parameter in model.named_parameters():
-        if name.endswith(suffix):
+        if name.endswith(suffix) and "vision_tower" not in name:
             parameter.copy_(change(parameter, head_dim))
     return model
 

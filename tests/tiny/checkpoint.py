@@ -25,12 +25,14 @@ class TinyCheckpoint:
     """The shape of every tensor, from the configuration."""
     norm_center: float = 1.0
     """Around which the weights of norms lie: 0 where the model adds one to them."""
+    gains: Mapping[str, float] = field(default_factory=dict)
+    """How much some kinds of matrices amplify, where the usual would leave others without effect."""
     padding_tokens: int = 0
     """Rows of embeddings beyond the tokenizer's vocabulary that a conversion leaves out."""
 
     @property
     def head_dim(self) -> int:
-        config = self.config
+        config = self.text_config
         return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
     @property
@@ -40,9 +42,8 @@ class TinyCheckpoint:
 
     @property
     def text_config(self) -> Mapping[str, Any]:
-        """The language model's part of the configuration."""
-        text: Mapping[str, Any] = self.config.get("text_config", self.config)
-        return text
+        """The configuration with the language model's part of it in the foreground."""
+        return {**self.config, **self.config.get("text_config", {})}
 
 
 def base_config(architecture: str, changes: Mapping[str, Any]) -> dict[str, Any]:

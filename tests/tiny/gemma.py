@@ -5,8 +5,32 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.tiny.checkpoint import TinyCheckpoint, base_config
-from tests.tiny.shapes import Config, Shapes, decoder_shapes, llama_layer
+from tests.tiny.checkpoint import CONTEXT_TOKENS, TinyCheckpoint, base_config, published
+from tests.tiny.shapes import Config, Shapes, decoder_shapes, llama_layer, query_key_norms
+
+GEMMA3_PADDING = 17
+_TOKENS = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "vocab_size": 679}
+
+
+def _gemma() -> dict[str, Any]:
+    """As published: an activation under the name of another."""
+    return published(
+        base_config(
+            "GemmaForCausalLM",
+            {
+                **_TOKENS,
+                "head_dim": 128,
+                "hidden_act": "gelu",
+                "intermediate_size": 768,
+                "model_type": "gemma",
+                "num_key_value_heads": 1,
+                "rms_norm_eps": 1e-6,
+                "rope_scaling": None,
+                "rope_theta": 10000.0,
+                "tie_word_embeddings": True,
+            },
+        )
+    )
 
 
 def _gemma2(**changes: Any) -> dict[str, Any]:
@@ -15,8 +39,7 @@ def _gemma2(**changes: Any) -> dict[str, Any]:
         "model_type": "gemma2",
         "attention_bias": False,
         "attn_logit_softcapping": 6.0,
-        "bos_token_id": 2,
-        "eos_token_id": 1,
+        **_TOKENS,
         "final_logit_softcapping": 4.0,
         "head_dim": 128,
         "hidden_act": "gelu_pytorch_tanh",
@@ -24,14 +47,12 @@ def _gemma2(**changes: Any) -> dict[str, Any]:
         "intermediate_size": 768,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
         "num_hidden_layers": 4,
-        "pad_token_id": 0,
         "query_pre_attn_scalar": 128,
         "rms_norm_eps": 1e-6,
         "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
         "sliding_window": 16,
         "tie_word_embeddings": True,
         "use_bidirectional_attention": None,
-        "vocab_size": 679,
     }
     return base_config("Gemma2ForCausalLM", {**defaults, **changes})
 
@@ -41,7 +62,130 @@ def _gemma2_layer(config: Config) -> Shapes:
     return {**llama_layer(config), **norms}
 
 
+_GEMMA3_LAYERS = {
+    **_TOKENS,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "head_dim": 128,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "max_position_embeddings": CONTEXT_TOKENS,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 4,
+    "num_key_value_heads": 2,
+    "query_pre_attn_scalar": 128,
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 16,
+}
+
+
+_GEMMA3_GAINS = {"embed_tokens": 1.0}
+
+
+def _gemma3() -> dict[str, Any]:
+    """Kinds of layers in no pattern, and a RoPE for each kind, short enough to be felt."""
+    changes = {
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention"],
+        "model_type": "gemma3_text",
+        "rope_parameters": {
+            "full_attention": {"rope_theta": 5000.0, "rope_type": "default"},
+            "sliding_attention": {"rope_theta": 500.0, "rope_type": "default"},
+        },
+        "tie_word_embeddings": True,
+        "use_bidirectional_attention": False,
+    }
+    config = base_config("Gemma3ForCausalLM", {**_GEMMA3_LAYERS, **changes})
+    del config["hidden_act"]
+    return config
+
+
+def _gemma3_multimodal() -> dict[str, Any]:
+    """As published: a vision tower, scaled RoPE on full layers, and embeddings for more tokens than there are."""
+    text = {
+        **_GEMMA3_LAYERS,
+        "model_type": "gemma3_text",
+        "rope_local_base_freq": 500.0,
+        "rope_scaling": {"factor": 2.0, "rope_type": "linear"},
+        "rope_theta": 100.0,
+        "sliding_window_pattern": 3,
+        "vocab_size": _TOKENS["vocab_size"] + GEMMA3_PADDING,
+    }
+    vision = {
+        "hidden_size": 32,
+        "image_size": 28,
+        "intermediate_size": 48,
+        "model_type": "siglip_vision_model",
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "patch_size": 14,
+        "vision_use_head": False,
+    }
+    return {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "boi_token_index": 9,
+        "eoi_token_index": 10,
+        "eos_token_id": [1, 8],
+        "image_token_index": _TOKENS["vocab_size"],
+        "mm_tokens_per_image": 1,
+        "model_type": "gemma3",
+        "text_config": text,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.50.0",
+        "vision_config": vision,
+    }
+
+
+def _gemma2_layer(config: Config) -> Shapes:
+    norms = {f"{side}_feedforward_layernorm.weight": (config["hidden_size"],) for side in ("pre", "post")}
+    return {**llama_layer(config), **norms}
+
+
+def _gemma3_layer(config: Config) -> Shapes:
+    return {**_gemma2_layer(config), **query_key_norms(config)}
+
+
+def _gemma3_multimodal_shapes(config: Config) -> Shapes:
+    text = {**config["text_config"], "tie_word_embeddings": True}
+    language = decoder_shapes(text, layer=_gemma3_layer)
+    return {
+        **{f"language_model.{name}": shape for name, shape in language.items()},
+        **_siglip_shapes(config["vision_config"]),
+        "multi_modal_projector.mm_input_projection_weight": (
+            config["vision_config"]["hidden_size"],
+            text["hidden_size"],
+        ),
+        "multi_modal_projector.mm_soft_emb_norm.weight": (config["vision_config"]["hidden_size"],),
+    }
+
+
+def _siglip_shapes(config: Config) -> Shapes:
+    hidden, inner, patch = config["hidden_size"], config["intermediate_size"], config["patch_size"]
+    patches = (config["image_size"] // patch) ** 2
+    layer = {
+        **{f"layer_norm{number}": (hidden,) for number in (1, 2)},
+        "mlp.fc1": (inner, hidden),
+        "mlp.fc2": (hidden, inner),
+        **{f"self_attn.{name}_proj": (hidden, hidden) for name in ("k", "out", "q", "v")},
+    }
+    weights: Shapes = {
+        "embeddings.patch_embedding": (hidden, 3, patch, patch),
+        **{f"encoder.layers.0.{name}": shape for name, shape in layer.items()},
+        "post_layernorm": (hidden,),
+    }
+    shapes: Shapes = {"embeddings.position_embedding.weight": (patches, hidden)}
+    for name, shape in weights.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return {f"vision_tower.vision_model.{name}": shape for name, shape in shapes.items()}
+
+
 CHECKPOINTS = (
+    # embeddings are scaled up, and the sums of its layers are not normalized: they would be lost beside them
+    TinyCheckpoint(
+        "gemma", "gemma2", _gemma(), norm_center=0.0, gains={"embed_tokens": 1.0, "o_proj": 3.0, "down_proj": 6.0}
+    ),
     TinyCheckpoint(
         "gemma2",
         "gemma2",
@@ -49,5 +193,24 @@ CHECKPOINTS = (
         {"bos_token_id": 2, "cache_implementation": "hybrid", "eos_token_id": [1, 8], "pad_token_id": 0},
         shapes=partial(decoder_shapes, layer=_gemma2_layer),
         norm_center=0.0,
+    ),
+    TinyCheckpoint(
+        "gemma3",
+        "gemma2",
+        _gemma3(),
+        {"bos_token_id": 2, "cache_implementation": "hybrid", "eos_token_id": [1, 8], "pad_token_id": 0},
+        shapes=partial(decoder_shapes, layer=_gemma3_layer),
+        norm_center=0.0,
+        gains=_GEMMA3_GAINS,
+    ),
+    TinyCheckpoint(
+        "gemma3-multimodal",
+        "gemma2",
+        _gemma3_multimodal(),
+        {"bos_token_id": 2, "cache_implementation": "hybrid", "eos_token_id": [1, 8], "pad_token_id": 0},
+        shapes=_gemma3_multimodal_shapes,
+        norm_center=0.0,
+        gains=_GEMMA3_GAINS,
+        padding_tokens=GEMMA3_PADDING,
     ),
 )

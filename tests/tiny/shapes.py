@@ -57,5 +57,18 @@ def feed_forward(hidden: int, inner: int, prefix: str = "mlp") -> Shapes:
     }
 
 
+def experts(
+    hidden: int, inner: int, count: int, *, prefix: str = "mlp", names: str = "gate_proj up_proj down_proj"
+) -> Shapes:
+    """A router, and experts with tensors of their own."""
+    gate, up, down = names.split()
+    shapes: Shapes = {f"{prefix}.gate.weight": (count, hidden)}
+    for number in range(count):
+        expert = f"{prefix}.experts.{number}"
+        shapes |= {f"{expert}.{name}.weight": (inner, hidden) for name in (gate, up)}
+        shapes[f"{expert}.{down}.weight"] = (hidden, inner)
+    return shapes
+
+
 def head_dim_of(config: Config) -> int:
     return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])

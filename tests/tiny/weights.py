@@ -10,18 +10,18 @@ import numpy.typing as npt
 
 from tests.tiny.checkpoint import TinyCheckpoint
 
+GAINS = {"q_proj": 1.4, "k_proj": 1.4, "qkv_proj": 1.4, "lm_head": 2.0, "embed_tokens": 2.0}
+
 
 def tensor_values(checkpoint: TinyCheckpoint, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """The weights, bell-shaped, scaled so that attention is far from uniform and every norm and bias matters."""
     values = noise(f"{checkpoint.name}/{name}", math.prod(shape)).reshape(shape)
     if name.endswith(".bias"):
         return values * np.float32(0.5)
-    if name.endswith("norm.weight"):
+    if name.endswith(".weight") and "norm" in name.split(".")[-2]:
         center = checkpoint.norm_center + (0.4 if "q_norm" in name or "k_norm" in name else 0.0)
         return values * np.float32(0.25) + np.float32(center)
-    gain = {"q_proj": 1.4, "k_proj": 1.4, "qkv_proj": 1.4, "lm_head": 2.0, "embed_tokens": 2.0}.get(
-        name.split(".")[-2], 0.8
-    )
+    gain = {**GAINS, **checkpoint.gains}.get(name.split(".")[-2], 0.8)
     return values * np.float32(gain / math.sqrt(shape[-1]))
 
 
