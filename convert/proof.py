@@ -18,7 +18,7 @@ from convert.plan import ConversionPlan
 from convert.pool import Progress, ProgressCallback, usable_threads
 from convert.proof_logits import largest_divergence_allowed
 from convert.proof_template import TemplateFinding, compare_templates, try_template
-from convert.proof_tokens import proof_texts, shown_text
+from convert.proof_tokens import TokenDifference, proof_texts, shown_text
 from convert.quantization_error import ERROR_BOUNDS
 from convert.trial import TrialTimeoutError, try_in_child
 from convert.verify import TensorProof, verify_file, verify_planned
@@ -38,6 +38,7 @@ _SLOWEST_BYTES_PER_SECOND = 20_000_000
 _TRIAL_MEMORY_BYTES = 512 << 20
 """What a forward pass takes beside the mapped weights: the vocabulary, logits and compute buffers."""
 _SHOWN_DIFFERENCES = 3
+_SHOWN_IDS = 4
 
 
 @dataclass(frozen=True)
@@ -238,20 +239,22 @@ def _made(name: str, step: Callable[[], _Finding]) -> Check:
 
 
 def _judge_tokens(answer: Mapping[str, Any]) -> _Finding:
-    texts, differences = answer["texts"], answer["differences"]
-    wrong = [difference for difference in differences if difference["limitation"] is None]
+    texts, differences = answer["texts"], [TokenDifference(**difference) for difference in answer["differences"]]
+    wrong = [difference for difference in differences if difference.limitation is None]
     if wrong:
         first = wrong[0]
-        names = ", ".join(repr(difference["name"]) for difference in wrong[:_SHOWN_DIFFERENCES])
+        names = ", ".join(repr(difference.name) for difference in wrong[:_SHOWN_DIFFERENCES])
+        ids = slice(first.place, first.place + _SHOWN_IDS)
         more = f" and {len(wrong) - _SHOWN_DIFFERENCES} more" if wrong[_SHOWN_DIFFERENCES:] else ""
         raise EdgeError(
             f"llama.cpp's token ids differ from the tokenizer's in {len(wrong)} of {texts} texts: {names}{more};"
-            f" {shown_text(first['text'])} becomes {first['found'][:8]} instead of {first['expected'][:8]}.",
+            f" {shown_text(first.text)} continues with {list(first.found[ids])} instead of {list(first.expected[ids])}"
+            f" after {first.place} ids.",
             hint="The model would read another text than it was trained on: report this tokenizer.",
         )
-    reasons = sorted({difference["limitation"] for difference in differences})
+    reasons = sorted({difference.limitation for difference in differences if difference.limitation})
     known = f"; {len(differences)} differ as stated: {'; '.join(reasons)}" if reasons else ""
-    figures = {"texts": texts, "known_differences": [[d["name"], d["limitation"]] for d in differences]}
+    figures = {"texts": texts, "known_differences": [[each.name, each.limitation] for each in differences]}
     return _Finding(f"{texts - len(differences)} of {texts} texts have the tokenizer's ids{known}", figures)
 
 
