@@ -48,10 +48,8 @@ def plan_adapter(adapter: Adapter, base: AdapterBase, path: Path, recipe: Recipe
     ]
     types = {tensor.name: TENSOR_TYPES[recipe.default] for tensor in tensors}
     stored = [StoredTensor(tensor.name, tensor.shape, types[tensor.name]) for tensor in tensors]
-    metadata = [
-        *_metadata(adapter, base, alpha),
-        MetadataEntry("general.file_type", ValueType.UINT32, recipe.file_type),
-    ]
+    file_type = MetadataEntry("general.file_type", ValueType.UINT32, recipe.file_type)
+    metadata = [*_metadata(adapter, base, alpha), file_type]
     file = FilePlan(path, recipe, types, lay_out(path, metadata, stored, None))
     return ConversionPlan(base.family.name, base.family.gguf_name, tuple(tensors), (file,))
 

@@ -142,7 +142,7 @@ def _refuse_without_config(directory: Path) -> NoReturn:
     if (directory / "adapter_config.json").is_file():
         raise EdgeError(
             f"{directory} is a PEFT adapter, not a whole model: it has adapter_config.json and no config.json.",
-            hint="Merge it into its base model first (PEFT: `merge_and_unload()`, then `save_pretrained`).",
+            hint="Give its base instead, and the adapter with --lora, or with --merge-lora to convert both as one.",
         )
     if any(directory.glob("*.gguf")):
         raise EdgeError(

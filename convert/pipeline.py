@@ -38,7 +38,7 @@ def plan_checkpoint(
     recipes = list({recipe.name: recipe for recipe in map(find_recipe, quantizations)}.values())
     if not recipes:
         raise EdgeError("No quantization was given.", hint=f"Known are: {', '.join(RECIPES)}.")
-    opened = _merged_source(source, merge) if merge else open_source(source)
+    opened = _open(source, merge)
     plan = plan_conversion(opened, _targets(opened.name, recipes, out or Path()), options)
     for file in plan.files:
         for part in file.parts:
@@ -69,15 +69,16 @@ def prove_file(
     path: Path,
     source: Path | None = None,
     *,
+    merge: Sequence[ScaledAdapter] = (),
     against_logits: Path | None = None,
     threads: int | None = None,
     display: Display = no_display,
 ) -> Proof:
     """Check a GGUF file, or a split model by any of its parts; against the checkpoint it was made of, if one is given.
 
-    What is wrong with it is in the proof: see `Proof.failed`.
+    What is wrong with it is in the proof: see `Proof.failed`. The adapters to `merge` are part of the checkpoint.
     """
-    plan = plan_conversion(open_source(source), {}) if source else None
+    plan = plan_conversion(_open(source, merge), {}) if source else None
     return prove(path, plan, against_logits=against_logits, threads=threads, display=display)
 
 
@@ -130,7 +131,10 @@ def write_adapter(
     return proofs[0]
 
 
-def _merged_source(source: Path, merge: Sequence[ScaledAdapter]) -> Source:
+def _open(source: Path, merge: Sequence[ScaledAdapter]) -> Source:
+    """A source with adapters merged into it."""
+    if not merge:
+        return open_source(source)
     if source.is_file():
         raise EdgeError(
             f"An adapter cannot be merged into {source}: its tensors are not named as in a checkpoint.",

@@ -26,8 +26,13 @@ _KEY_TYPES = {
 _CONVERT_AGAIN = "Convert it again for this model: edge convert ADAPTER --base MODEL"
 
 
-def is_adapter(file: GGUFFile) -> bool:
-    return file.metadata.get("general.type") == "adapter"
+def check_is_model(file: GGUFFile) -> None:
+    """EdgeError for an adapter given as the model itself."""
+    if file.metadata.get("general.type") == "adapter":
+        raise EdgeError(
+            f"{file.path} is an adapter, which changes a model and is none itself.",
+            hint="Give its base as the model, and the adapter with --lora.",
+        )
 
 
 def check_adapter(adapter: GGUFFile, model: GGUFFile) -> None:
@@ -48,7 +53,7 @@ def check_adapter(adapter: GGUFFile, model: GGUFFile) -> None:
 
 
 def _check_keys(adapter: GGUFFile) -> None:
-    if not is_adapter(adapter) or adapter.metadata.get("adapter.type") != "lora":
+    if adapter.metadata.get("general.type") != "adapter" or adapter.metadata.get("adapter.type") != "lora":
         raise EdgeError(
             f"{adapter.path} is no LoRA adapter: general.type is {adapter.metadata.get('general.type')!r},"
             f" adapter.type {adapter.metadata.get('adapter.type')!r}.",

@@ -53,6 +53,10 @@ AgainstLogits = Annotated[
     Path | None,
     typer.Option("--against-logits", metavar="FILE.npz", help="Logits of a reference: tokens, logits[, positions]."),
 ]
+MergeLora = Annotated[
+    list[str] | None,
+    typer.Option("--merge-lora", metavar="DIR[:SCALE]", help="Merge a PEFT LoRA into the checkpoint; repeatable."),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -88,10 +92,7 @@ def convert(
     against_logits: AgainstLogits = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not prove the files.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
-    merge_lora: Annotated[
-        list[str] | None,
-        typer.Option("--merge-lora", metavar="DIR[:SCALE]", help="Merge a PEFT LoRA into the weights; repeatable."),
-    ] = None,
+    merge_lora: MergeLora = None,
     base: Annotated[
         Path | None,
         typer.Option("--base", metavar="BASE", help="With an adapter: the checkpoint or GGUF file it is for."),
@@ -109,6 +110,8 @@ def convert(
 
     merge = _merged(merge_lora)
     if is_adapter_directory(source):
+        if merge:
+            raise EdgeError(f"{source} is an adapter: nothing is merged into it.", hint="Give the base as SRC.")
         _convert_adapter(source, base, quant or "F32", out, is_plan=plan, force=force, as_json=as_json)
         return
     if base is not None:
@@ -138,6 +141,7 @@ def verify(
     against: Annotated[
         Path | None, typer.Option("--against", metavar="SRC", help="The checkpoint to compare every tensor with.")
     ] = None,
+    merge_lora: MergeLora = None,
     against_logits: AgainstLogits = None,
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads; default: all cores.")] = None,
     as_json: Json = False,
@@ -148,7 +152,12 @@ def verify(
     from convert.proof_record import proof_document
     from edge.terminal import byte_progress
 
-    proof = prove_file(file, against, against_logits=against_logits, threads=threads, display=byte_progress)
+    merge = _merged(merge_lora)
+    if merge and against is None:
+        raise EdgeError("--merge-lora says what was merged into the checkpoint.", hint="Name that with --against.")
+    proof = prove_file(
+        file, against, merge=merge, against_logits=against_logits, threads=threads, display=byte_progress
+    )
     _print_result(proof_document(proof), report.render_proof(proof), as_json)
     proof.raise_if_failed()
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from edge.adapter_check import check_adapter
+from edge.adapter_check import check_adapter, check_is_model
 from edge.constraint import ConstraintCompiler, Matcher
 from edge.devices import physical_cores
 from edge.errors import EdgeError
@@ -45,6 +45,7 @@ class Engine:
         settings = settings or ModelSettings()
         file = read_gguf(path)  # native code only sees files that are sound
         path = file.path  # of a split model, the first part
+        check_is_model(file)
         for wanted in settings.adapters:
             check_adapter(read_gguf(wanted.path), file)
         with ExitStack() as opened:

@@ -153,7 +153,7 @@ def _refuse_repository(repository: str, files: RepositoryFiles, quantization: st
         )
     raise EdgeError(
         f"{repository} holds no model that edge can use: neither GGUF files nor a safetensors checkpoint.",
-        hint="An adapter has to be merged into its base model first.",
+        hint="Of an adapter, download the files and give them with --lora, and its base as the model.",
     )
 
 
