@@ -253,9 +253,29 @@ def test_command_says_which_check_a_file_fails(edge: Command, tiny: TinyFolder, 
     assert err.splitlines()[-1] == "hint:  The file is damaged: convert or download it again."
 
 
+def test_command_splits_what_is_larger_than_asked(edge: Command, tiny: TinyFolder, tmp_path: Path) -> None:
+    arguments = ("--quant", "F16", "--out", str(tmp_path / "m.gguf"), "--split-max-size", "3.5MB", "--no-verify")
+    code, out, _ = edge("convert", str(tiny("llama3")), *arguments)
+    assert code == 0
+    parts = [tmp_path / f"m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    assert sorted(tmp_path.iterdir()) == parts
+    size = sum(path.stat().st_size for path in parts)
+    assert out.splitlines()[:2] == [str(parts[0]), f"  {size:,} bytes in 3 parts, 16.01 bits per weight"]
+    code, out, _ = edge("inspect", str(parts[1]), "--json")
+    assert (json.loads(out)["path"], json.loads(out)["file_bytes"]) == (str(parts[0]), size)
+    code, out, _ = edge("verify", str(parts[2]), "--against", str(tiny("llama3")), "--json")
+    assert (code, json.loads(out)["result"]) == (0, "passed")
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "hint"),
     [
+        (["--split-max-size", "big"], "'big' is not a size.", "Write it with a unit, such as 2GB or 500M."),
+        (
+            ["--no-verify", "--against-logits", "x.npz"],
+            "--no-verify leaves out what --against-logits asks for.",
+            "Leave one of them out.",
+        ),
         (["--quant", "Q9"], "The quantization 'Q9' is not known.", f"Known are: {', '.join(RECIPES)}."),
         (["--quant", ","], "No quantization was given.", f"Known are: {', '.join(RECIPES)}."),
         (["--threads", "0"], "0 threads cannot do any work.", "Give --threads a number from 1 on."),

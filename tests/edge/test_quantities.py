@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from edge.quantities import count_text, size_text
+from edge.errors import EdgeError
+from edge.quantities import count_text, parse_size, size_text
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,27 @@ def test_sizes_have_three_digits(n_bytes: int, text: str) -> None:
 )
 def test_counts_of_parameters_have_three_digits(count: int, text: str) -> None:
     assert count_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [
+        ("2GB", 2 * 10**9),
+        ("500M", 500 * 10**6),
+        (" 1.5 gb ", 1_500_000_000),
+        ("64k", 64_000),
+        ("1T", 10**12),
+        ("4096", 4096),
+        ("4096B", 4096),
+    ],
+)
+def test_sizes_are_read_in_decimal_units(text: str, n_bytes: int) -> None:
+    assert parse_size(text) == n_bytes
+
+
+@pytest.mark.parametrize("text", ["", "GB", "0", "0.0001B", "-1GB", "2GiB", "2 G B", "1e9", "1,5GB", "nan", "2GB each"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(EdgeError) as caught:
+        parse_size(text)
+    assert caught.value.message == f"{text!r} is not a size."
+    assert caught.value.hint == "Write it with a unit, such as 2GB or 500M."
