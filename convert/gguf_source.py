@@ -22,7 +22,7 @@ READABLE_TYPES = ("F32", "F16", "BF16", "Q8_0")
 
 # keys that are about the file and not about the model
 _FILE_KEYS = ("general.file_type", "general.quantization_version", "general.alignment")
-_FILE_PREFIXES = ("split.", "quantize.imatrix.", "general.converter", "general.source.gguf.")
+_FILE_PREFIXES = ("split.", "quantize.imatrix.", "general.converter", "general.proof.", "general.source.gguf.")
 
 
 def gguf_source(file: GGUFFile) -> Source:

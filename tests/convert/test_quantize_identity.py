@@ -6,12 +6,24 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from convert.imatrix import ImportanceMatrix, TensorImportance
 from convert.pipeline import convert_checkpoint
+from convert.plan import ConversionOptions
+from convert.recipes import RECIPES
 from edge.gguf_file import read_gguf
-from edge.llama.quantize import quantize_file
+from edge.llama.quantize import FileQuantization, quantize_file
+from tests.convert.conftest import TinyFolder
 from tests.tiny import TINY, write_tiny_checkpoint
+
+WITHOUT_MATRIX = [name for name, recipe in RECIPES.items() if recipe.is_quantized and not recipe.needs_matrix]
+WITH_MATRIX = {
+    "qwen2": ["Q4_K_M", "IQ4_XS", "IQ3_M", "IQ3_XXS", "IQ2_M", "Q2_K", "Q5_0"],
+    "llama-uneven": ["Q4_K_M", "IQ4_XS", "IQ3_M", "Q3_K_M"],
+    "mixtral": ["Q4_K_M", "IQ2_M"],
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,69 @@ def test_tensors_equal_those_of_llama_model_quantize(name: str, tmp_path: Path) 
         assert found.keys() == expected.keys()
         different = [tensor for tensor in expected if found[tensor] != expected[tensor]]
         assert not different, f"{quantization}: {different}"
+
+
+def check_against_llama_cpp(source: Path, ours: list[Path], oracle: Path, wanted: list[FileQuantization]) -> None:
+    """Every tensor of our files has the bytes that llama_model_quantize makes of the file `source`."""
+    for quantization, path in zip(wanted, ours, strict=True):
+        quantize_file(source, oracle, quantization, threads=1)
+        expected, found = stored_tensors(oracle), stored_tensors(path)
+        assert found.keys() == expected.keys()
+        different = [tensor for tensor in expected if found[tensor] != expected[tensor]]
+        assert not different, f"{quantization.quantization}: {different}"
+
+
+def made_up_matrix(path: Path) -> ImportanceMatrix:
+    """Importance of every matrix in the blocks of a file, far from even; among experts, one was never chosen."""
+    random = np.random.default_rng(1)
+    entries = {}
+    for name, tensor in read_gguf(path).tensors.items():
+        if name.startswith("blk.") and len(tensor.shape) > 1:
+            experts = tensor.shape[2] if len(tensor.shape) > 2 else 1
+            sums = np.exp(2 * random.standard_normal((experts, tensor.shape[0]))).astype(np.float32)
+            counts = random.integers(1, 900, experts)
+            if experts > 1:
+                sums[1], counts[1] = 0, 0
+            entries[name] = TensorImportance(sums, counts)
+    return ImportanceMatrix("made up", entries)
+
+
+@pytest.mark.parametrize("name", ["qwen3-untied", "mistral", "llama-uneven"])
+def test_every_recipe_gives_the_tensors_of_llama_model_quantize(name: str, tiny: TinyFolder, tmp_path: Path) -> None:
+    bfloat16, *ours = convert_checkpoint(tiny(name), ["BF16", *WITHOUT_MATRIX], tmp_path)
+    check_against_llama_cpp(bfloat16, ours, tmp_path / "oracle.gguf", list(map(FileQuantization, WITHOUT_MATRIX)))
+
+
+@pytest.mark.parametrize("name", WITH_MATRIX)
+def test_recipes_with_a_matrix_give_the_tensors_of_llama_model_quantize(
+    name: str, tiny: TinyFolder, tmp_path: Path
+) -> None:
+    (bfloat16,) = convert_checkpoint(tiny(name), ["BF16"], tmp_path)
+    matrix = made_up_matrix(bfloat16)
+    ours = convert_checkpoint(tiny(name), WITH_MATRIX[name], tmp_path, options=ConversionOptions(matrix=matrix))
+    importance = {tensor: entry.weights for tensor, entry in matrix.entries.items()}
+    wanted = [FileQuantization(quantization, importance) for quantization in WITH_MATRIX[name]]
+    check_against_llama_cpp(bfloat16, ours, tmp_path / "oracle.gguf", wanted)
+
+
+def test_matrix_changes_what_is_written(tiny: TinyFolder, tmp_path: Path) -> None:
+    (bfloat16, plain) = convert_checkpoint(tiny("qwen3"), ["BF16", "Q4_K_M"], tmp_path)
+    options = ConversionOptions(matrix=made_up_matrix(bfloat16))
+    (weighted,) = convert_checkpoint(tiny("qwen3"), ["Q4_K_M"], tmp_path / "weighted.gguf", options=options)
+    before, after = stored_tensors(plain), stored_tensors(weighted)
+    assert before["token_embd.weight"] == after["token_embd.weight"]
+    assert before["blk.0.attn_q.weight"] != after["blk.0.attn_q.weight"]
+
+
+@pytest.mark.parametrize("stored", ["F32", "F16", "BF16", "Q8_0"])
+@pytest.mark.parametrize("name", ["qwen2", "llama-uneven"])
+def test_gguf_file_gives_the_tensors_of_llama_model_quantize(
+    name: str, stored: str, tiny: TinyFolder, tmp_path: Path
+) -> None:
+    (source,) = convert_checkpoint(tiny(name), [stored], tmp_path)
+    quantizations = ["Q4_K_M", "Q8_0", "IQ4_NL", "F16"]
+    ours = convert_checkpoint(source, quantizations, tmp_path / "ours")
+    check_against_llama_cpp(source, ours, tmp_path / "oracle.gguf", list(map(FileQuantization, quantizations)))
 
 
 def test_q4_k_m_uses_both_of_its_types(tmp_path: Path) -> None:
