@@ -112,8 +112,9 @@ def _by_rule_name(family: Family, sources: Mapping[str, SourceTensor]) -> dict[s
             continue
         known = found.setdefault(family.rule_name(name), tensor)
         if known is not tensor:
+            first, second = sorted((known.name, name))
             raise EdgeError(
-                f"The checkpoint has the same tensor twice: {known.name!r} and {name!r}.",
+                f"The checkpoint has the same tensor twice: {first!r} and {second!r}.",
                 hint="Remove one of them: transformers would take either.",
             )
     return found

@@ -6,13 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from convert.safetensors_file import write_safetensors
-from tests.tiny import TINY, TOKENIZERS, TinyCheckpoint, tensor_shapes
+from tests.tiny import TINY, TOKENIZERS, tensor_shapes
 
 MEASURE = """
 import resource, sys
@@ -35,10 +36,10 @@ print(plan.source_bytes, written - before, peak_bytes() - before)
 """
 
 
-def write_larger_checkpoint(folder: Path) -> Path:
+def write_larger_checkpoint(name: str, folder: Path, intermediate_size: int) -> Path:
     """A checkpoint of about 70 MB with tensors of several slabs. Its weights are any small numbers."""
-    config = {**TINY["llama2"].config, "hidden_size": 1024, "intermediate_size": 4096}
-    shapes = tensor_shapes(TinyCheckpoint("larger", "llama2", config))
+    config = {**TINY[name].config, "hidden_size": 1024, "intermediate_size": intermediate_size, "num_hidden_layers": 2}
+    shapes = tensor_shapes(replace(TINY[name], config=config))
     shutil.copytree(TOKENIZERS / "llama2", folder)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     random = np.random.default_rng(0)
@@ -52,8 +53,9 @@ def write_larger_checkpoint(folder: Path) -> Path:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no getrusage")
-def test_peak_memory_does_not_grow_with_the_source(tmp_path: Path) -> None:
-    source = write_larger_checkpoint(tmp_path / "larger")
+@pytest.mark.parametrize(("name", "intermediate_size"), [("llama2", 4096), ("mixtral", 640)])
+def test_peak_memory_does_not_grow_with_the_source(name: str, intermediate_size: int, tmp_path: Path) -> None:
+    source = write_larger_checkpoint(name, tmp_path / "larger", intermediate_size)
     result = subprocess.run(
         [sys.executable, "-c", MEASURE, str(source), str(tmp_path / "out")], capture_output=True, text=True, check=True
     )
