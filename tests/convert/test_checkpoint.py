@@ -291,7 +291,7 @@ def test_adapter_is_refused_with_the_way_to_merge_it(single: Path) -> None:
     (single / "config.json").rename(single / "adapter_config.json")
     error = refusal(single)
     assert "is a PEFT adapter, not a whole model" in error.message
-    assert "merge_and_unload" in error.hint
+    assert "--merge-lora" in error.hint
 
 
 def test_directory_of_gguf_files_points_at_the_file(single: Path) -> None:
