@@ -10,9 +10,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,7 +28,7 @@ from edge.llama.context import Batch, Context
 from edge.llama.model import Model
 from edge.llama.vocab import Vocab
 from edge.prompt import PromptTemplate
-from edge.request import Request
+from edge.request import FinishReason, Request
 from edge.settings import ModelSettings, SamplingSettings
 from edge.slot import Job, Slot
 from edge.stream import Stream
@@ -211,13 +212,15 @@ class _Loop:
             assert slot.job is not None
             del slot.job.pending[: len(tokens)]
             if not slot.job.pending:
-                self._advance(slot, slot.job, index)
+                self._advance(slot, partial(self._choose_next, slot.job, index))
 
-    def _advance(self, slot: Slot, job: Job, index: int) -> None:
-        """Let a job choose its next token. An error of its own, as from its constraint, ends only that request."""
+    def _choose_next(self, job: Job, index: int) -> FinishReason | None:
+        return job.take(job.choose(self._context.logits(index)), self._vocab)
+
+    def _advance(self, slot: Slot, action: Callable[[], FinishReason | None]) -> None:
+        """Take a job a step further. An error of its own, as from its constraint, ends only that request."""
         try:
-            token = job.choose(self._context.logits(index))
-            reason = job.take(token, self._vocab)
+            reason = action()
         except EdgeError as error:
             self._release(slot).fail(error)
             return
@@ -249,8 +252,8 @@ class _Loop:
             prompt = job.request.prompt_tokens
             slot = max(idle, key=lambda slot: (slot.common_prefix(prompt), -slot.last_used))
             self._make_room(job, slot)
-            job.start(self._keep_prefix(slot, prompt), matcher, self._vocab)
             slot.job = job
+            self._advance(slot, partial(job.start, self._keep_prefix(slot, prompt), matcher, self._vocab))
 
     def _matcher(self, request: Request) -> Matcher | None:
         if request.constraint is None:

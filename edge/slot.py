@@ -39,13 +39,18 @@ class Job:
         """KV cells the job may come to need."""
         return len(self.request.prompt_tokens) + self.limit_tokens
 
-    def start(self, cached_tokens: int, matcher: Matcher | None, vocab: Vocab) -> None:
-        """Begin behind the prompt tokens that the cache holds already."""
+    def start(self, cached_tokens: int, matcher: Matcher | None, vocab: Vocab) -> FinishReason | None:
+        """Begin behind the prompt tokens that the cache holds already.
+
+        What the constraint forces from the start is computed together with the prompt.
+        """
         self._started = time.perf_counter()
         self.cached_tokens = cached_tokens
         self.pending = list(self.request.prompt_tokens[cached_tokens:])
         self._sampler = Sampler(self.request.sampling, vocab.size)
         self._matcher = matcher
+        self._first = self._last = self._started
+        return self._append(self._forced(), vocab)
 
     def choose(self, logits: npt.NDArray[np.float32]) -> int:
         """The next token: sampled freely first, and again over the allowed ones only if it breaks the constraint.
@@ -66,7 +71,11 @@ class Job:
         self._last = now
         if vocab.is_end_of_generation(token):
             return "stop"
-        for following in self._with_forced(token):
+        return self._append(self._with_forced(token), vocab)
+
+    def _append(self, tokens: Iterator[int], vocab: Vocab) -> FinishReason | None:
+        """Add tokens to the completion, up to the one that ends it."""
+        for following in tokens:
             assert self._sampler is not None
             self._sampler.accept(following)
             self.completion_tokens += 1
@@ -98,9 +107,14 @@ class Job:
 
     def _with_forced(self, token: int) -> Iterator[int]:
         yield token
+        if self._matcher:
+            self._matcher.accept(token)
+        yield from self._forced()
+
+    def _forced(self) -> Iterator[int]:
+        """The tokens that the constraint leaves no choice about, accepted one by one as they are taken."""
         if self._matcher is None:
             return
-        self._matcher.accept(token)
         for forced in self._matcher.forced_tokens():
             self._matcher.accept(forced)
             yield forced

@@ -339,3 +339,31 @@ def test_seconds_of_a_request_are_told() -> None:
         timing = loop.submit(request(prompt(5), 4)).result().timing
     assert 0 <= timing.queued_seconds <= timing.first_token_seconds
     assert timing.decode_seconds > 0
+
+
+def test_what_a_constraint_forces_from_the_start_is_computed_with_the_prompt() -> None:
+    context = FakeContext()
+    with running(context) as loop:
+        loop._compiler = FakeCompiler()
+        stream = loop.submit(Request((1, 2), sampling=GREEDY, constraint=Constraint("grammar", "4 6 5")))
+        assert stream.result().tokens == (4, 6, 5)
+    assert context.batches == [{0: [1, 2, 4, 6]}]
+
+
+def test_a_constraint_that_leaves_no_choice_needs_no_step() -> None:
+    context = FakeContext()
+    with running(context) as loop:
+        loop._compiler = FakeCompiler()
+        completion = loop.submit(Request((1, 2), sampling=GREEDY, constraint=Constraint("grammar", "4 6"))).result()
+        assert (completion.tokens, completion.finish_reason) == ((4, 6), "stop")
+    assert context.batches == []
+
+
+def test_a_constraint_that_fails_at_the_start_ends_only_its_request() -> None:
+    context = FakeContext()
+    with running(context, parallel=2) as loop:
+        loop._compiler = FakeCompiler()
+        broken = loop.submit(Request((1, 2), sampling=GREEDY, constraint=Constraint("grammar", "x")))
+        with pytest.raises(EdgeError, match="cannot be enforced"):
+            broken.result()
+        assert loop.submit(request([3, 4])).result().tokens
