@@ -29,9 +29,9 @@ def generate(shape: str, directory: str) -> None:
 
 
 def convert(directory: str, out: str, quantizations: str, threads: str) -> None:
-    from convert.pipeline import convert_checkpoint
+    from convert.pipeline import write_checkpoint
 
-    convert_checkpoint(Path(directory), quantizations.split(","), Path(out), threads=int(threads))
+    write_checkpoint(Path(directory), quantizations.split(","), Path(out), threads=int(threads))
 
 
 def verify(directory: str, threads: str, *files: str) -> None:

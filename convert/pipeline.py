@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from convert.merge import ScaledAdapter, merge_adapters
 from convert.plan import NO_OPTIONS, ConversionOptions, ConversionPlan, FilePlan, open_source, plan_conversion
 from convert.pool import ProgressCallback
 from convert.proof import Display, Proof, no_display, prove
+from convert.proven import raise_if_rejected, write_proven, write_unproven
 from convert.recipes import RECIPES, Recipe, find_recipe
 from convert.source import Source, checkpoint_source
 from convert.verify import TensorProof, verify_planned
@@ -35,15 +37,25 @@ def plan_checkpoint(
     `out` is a file for one quantization or a directory; the default is the current directory. The LoRA adapters to
     `merge` become part of the weights of a checkpoint.
     """
-    recipes = list({recipe.name: recipe for recipe in map(find_recipe, quantizations)}.values())
-    if not recipes:
-        raise EdgeError("No quantization was given.", hint=f"Known are: {', '.join(RECIPES)}.")
     opened = _open(source, merge)
-    plan = plan_conversion(opened, _targets(opened.name, recipes, out or Path()), options)
+    plan = plan_conversion(opened, _targets(opened.name, _recipes(quantizations), out or Path()), options)
     for file in plan.files:
         for part in file.parts:
             _check_target(part.path, force=force)
     return plan
+
+
+def check_targets(
+    source: Path,
+    quantizations: Sequence[str],
+    out: Path | None = None,
+    *,
+    merge: Sequence[ScaledAdapter] = (),
+    force: bool = False,
+) -> None:
+    """EdgeError for what would keep a conversion from starting, before a long measurement is made for it."""
+    for path in _targets(_open(source, merge).name, _recipes(quantizations), out or Path()):
+        _check_target(path, force=force)
 
 
 def convert_checkpoint(
@@ -57,12 +69,33 @@ def convert_checkpoint(
     force: bool = False,
     progress: ProgressCallback | None = None,
 ) -> list[Path]:
-    """Convert a checkpoint directory or a GGUF file into one GGUF file for each quantization; gives their paths.
+    """Convert a checkpoint directory or a GGUF file into one GGUF file for each quantization, and prove each of them.
 
-    The source is read once for all of them. `threads` defaults to the cores this process may use.
+    Gives the files to load. The source is read once for all of them. `threads` defaults to the cores this process may
+    use; progress starts again when files are read back. EdgeError when a file fails its proof: it is kept as
+    NAME.gguf.rejected, and those that pass are there.
     """
     plan = plan_checkpoint(source, quantizations, out, merge=merge, options=options, force=force)
-    return write_files(plan, threads=threads, progress=progress)
+    display = (lambda label: contextlib.nullcontext(progress)) if progress else no_display
+    models = write_proven(plan, threads=threads, display=display)
+    raise_if_rejected(models)
+    return [model.path for model in models]
+
+
+def write_checkpoint(
+    source: Path,
+    quantizations: Sequence[str],
+    out: Path | None = None,
+    *,
+    merge: Sequence[ScaledAdapter] = (),
+    options: ConversionOptions = NO_OPTIONS,
+    threads: int | None = None,
+    force: bool = False,
+    progress: ProgressCallback | None = None,
+) -> list[Path]:
+    """As `convert_checkpoint`, without the proof."""
+    plan = plan_checkpoint(source, quantizations, out, merge=merge, options=options, force=force)
+    return write_unproven(plan, threads=threads, progress=progress)
 
 
 def prove_file(
@@ -141,6 +174,13 @@ def _open(source: Path, merge: Sequence[ScaledAdapter]) -> Source:
             hint="Merge it into the checkpoint that the file was made of.",
         )
     return checkpoint_source(merge_adapters(read_checkpoint(source), merge))
+
+
+def _recipes(quantizations: Sequence[str]) -> list[Recipe]:
+    recipes = list({recipe.name: recipe for recipe in map(find_recipe, quantizations)}.values())
+    if not recipes:
+        raise EdgeError("No quantization was given.", hint=f"Known are: {', '.join(RECIPES)}.")
+    return recipes
 
 
 def _targets(name: str, recipes: Sequence[Recipe], out: Path) -> dict[Path, Recipe]:

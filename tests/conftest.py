@@ -22,8 +22,8 @@ def demo_gguf() -> Path:
 @pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of two layers with random weights, 512 tokens of context and a chat template; decodes in no time."""
-    from convert.pipeline import convert_checkpoint
+    from convert.pipeline import write_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny")
-    (path,) = convert_checkpoint(write_tiny_checkpoint("llama3", folder), ["F32"], folder / "llama3.gguf")
+    (path,) = write_checkpoint(write_tiny_checkpoint("llama3", folder), ["F32"], folder / "llama3.gguf")
     return path

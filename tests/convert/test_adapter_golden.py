@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from convert.merge import ScaledAdapter
-from convert.pipeline import convert_adapter, convert_checkpoint
+from convert.pipeline import convert_adapter, write_checkpoint
 from edge.adapter_check import check_adapter
 from edge.gguf_file import read_gguf
 from edge.llama.adapter import Adapter, use_adapters
@@ -43,7 +43,7 @@ def adapted_logits(model: Model, adapter: Adapter, tokens: npt.NDArray[np.int32]
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_base_with_its_gguf_adapter_gives_the_logits_of_peft(name: str, tiny: TinyFolder, tmp_path: Path) -> None:
     base, directory = tiny(ADAPTERS[name].base), write_tiny_adapter(name, tmp_path)
-    (converted,) = convert_checkpoint(base, ["F32"], tmp_path / "base.gguf", threads=1)
+    (converted,) = write_checkpoint(base, ["F32"], tmp_path / "base.gguf", threads=1)
     adapter_file = convert_adapter(directory, base, out=tmp_path / "adapter.gguf")
     check_adapter(read_gguf(adapter_file), read_gguf(converted))
     golden = read_golden(f"adapters/{name}")
@@ -62,7 +62,7 @@ def test_base_with_the_adapter_merged_into_it_gives_the_logits_of_peft(
     name: str, tiny: TinyFolder, tmp_path: Path
 ) -> None:
     merge = [ScaledAdapter(write_tiny_adapter(name, tmp_path))]
-    (merged,) = convert_checkpoint(tiny(ADAPTERS[name].base), ["F32"], tmp_path / "x.gguf", merge=merge, threads=1)
+    (merged,) = write_checkpoint(tiny(ADAPTERS[name].base), ["F32"], tmp_path / "x.gguf", merge=merge, threads=1)
     with Model(merged) as model:
         for sequence in read_golden(f"adapters/{name}").sequences:
             ours = all_logits(model, sequence.tokens)[sequence.positions]
@@ -72,8 +72,8 @@ def test_base_with_the_adapter_merged_into_it_gives_the_logits_of_peft(
 
 def test_half_of_an_adapter_beside_the_base_is_half_of_it_merged(tiny: TinyFolder, tmp_path: Path) -> None:
     base, directory = tiny("qwen2"), write_tiny_adapter("qwen2-rslora", tmp_path)
-    (converted,) = convert_checkpoint(base, ["F32"], tmp_path / "base.gguf", threads=1)
-    (merged,) = convert_checkpoint(
+    (converted,) = write_checkpoint(base, ["F32"], tmp_path / "base.gguf", threads=1)
+    (merged,) = write_checkpoint(
         base, ["F32"], tmp_path / "merged.gguf", merge=[ScaledAdapter(directory, 0.5)], threads=1
     )
     tokens = read_golden("adapters/qwen2-rslora").sequences[0].tokens

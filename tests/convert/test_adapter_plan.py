@@ -12,7 +12,7 @@ import pytest
 from convert.adapter import read_adapter
 from convert.adapter_base import AdapterBase, BaseTensor, read_adapter_base
 from convert.adapter_plan import plan_adapter
-from convert.pipeline import convert_adapter, convert_checkpoint, plan_adapter_file
+from convert.pipeline import convert_adapter, plan_adapter_file, write_checkpoint
 from convert.recipes import find_recipe
 from convert.shards import ShardMaps
 from convert.transforms import SlabTransform
@@ -32,7 +32,7 @@ def bases(tiny: TinyFolder, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """The tiny bases of adapters as GGUF files."""
     folder = tmp_path_factory.mktemp("bases")
     names = {adapter.base for adapter in ADAPTERS.values()}
-    return {name: convert_checkpoint(tiny(name), ["F32"], folder / f"{name}.gguf", threads=1)[0] for name in names}
+    return {name: write_checkpoint(tiny(name), ["F32"], folder / f"{name}.gguf", threads=1)[0] for name in names}
 
 
 def values(file: GGUFFile, name: str) -> npt.NDArray[np.float32]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from convert.pipeline import convert_checkpoint
+from convert.pipeline import write_checkpoint
 from edge.gguf_file import read_gguf
 from edge.llama.context import Batch, Context
 from edge.llama.model import Model
@@ -64,7 +64,7 @@ def largest_divergence(name: str) -> float:
 
 @pytest.mark.parametrize("name", TINY)
 def test_f32_conversion_gives_the_logits_of_transformers(name: str, tmp_path: Path) -> None:
-    (converted,) = convert_checkpoint(write_tiny_checkpoint(name, tmp_path), ["F32"], tmp_path / "converted.gguf")
+    (converted,) = write_checkpoint(write_tiny_checkpoint(name, tmp_path), ["F32"], tmp_path / "converted.gguf")
     golden = read_golden(name)
     with Model(converted) as model:
         assert model.vocab.size == TINY[name].vocabulary
@@ -78,7 +78,7 @@ def test_f32_conversion_gives_the_logits_of_transformers(name: str, tmp_path: Pa
 
 def test_query_rows_in_another_order_are_noticed(tmp_path: Path) -> None:
     """The bounds above are no empty promise: what a wrong RoPE permutation does is far beyond them."""
-    (converted,) = convert_checkpoint(write_tiny_checkpoint("llama2", tmp_path), ["F32"], tmp_path / "wrong.gguf")
+    (converted,) = write_checkpoint(write_tiny_checkpoint("llama2", tmp_path), ["F32"], tmp_path / "wrong.gguf")
     query = read_gguf(converted).tensors["blk.0.attn_q.weight"]
     weights = np.memmap(converted, np.float32, "r+", offset=query.offset, shape=query.shape[::-1])
     weights[:] = weights[::-1].copy()

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.layout import StoredTensor, lay_out
+from convert.pipeline import write_checkpoint
 from convert.plan import ConversionOptions
 from edge.engine import Engine
 from edge.errors import EdgeError
@@ -17,10 +18,10 @@ from edge.gguf_file import GGUFFile, read_gguf
 from edge.gguf_format import TENSOR_TYPES, MetadataEntry, ValueType
 from edge.request import Request
 from edge.settings import ModelSettings, SamplingSettings
-from tests.conversions import convert_unproven
 from tests.convert.conftest import TinyFolder
 
 METADATA = [MetadataEntry("general.architecture", ValueType.STRING, "llama")]
+TWO_PARTS = ConversionOptions(max_part_bytes=3_000_000)
 F32, Q8_0 = TENSOR_TYPES["F32"], TENSOR_TYPES["Q8_0"]
 
 
@@ -99,9 +100,9 @@ def test_more_parts_than_can_be_counted_are_refused() -> None:
 
 
 def test_split_model_is_the_same_model(tiny: TinyFolder, tmp_path: Path) -> None:
-    (whole,) = convert_unproven(tiny("llama3"), ["Q4_K_M"], tmp_path / "whole.gguf")
+    (whole,) = write_checkpoint(tiny("llama3"), ["Q4_K_M"], tmp_path / "whole.gguf")
     options = ConversionOptions(max_part_bytes=1_000_000)
-    (first,) = convert_unproven(tiny("llama3"), ["Q4_K_M"], tmp_path / "parts.gguf", options)
+    (first,) = write_checkpoint(tiny("llama3"), ["Q4_K_M"], tmp_path / "parts.gguf", options=options)
     one, several = read_gguf(whole), read_gguf(first)
     assert len(several.parts) == 4
     assert all(path.stat().st_size <= 1_000_000 for path in several.parts)
@@ -125,7 +126,9 @@ def test_nothing_of_the_parts_is_left_when_a_conversion_fails(
 
     monkeypatch.setattr("convert.write.encode_rows", fail)
     with pytest.raises(EdgeError, match="Something went wrong"):
-        convert_unproven(tiny("llama3"), ["Q8_0"], tmp_path / "m.gguf", ConversionOptions(max_part_bytes=2_000_000))
+        write_checkpoint(
+            tiny("llama3"), ["Q8_0"], tmp_path / "m.gguf", options=ConversionOptions(max_part_bytes=2_000_000)
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -133,6 +136,8 @@ def test_part_that_exists_is_not_overwritten(tiny: TinyFolder, tmp_path: Path) -
     existing = tmp_path / "m-00002-of-00002.gguf"
     existing.write_bytes(b"of another model")
     with pytest.raises(EdgeError) as caught:
-        convert_unproven(tiny("llama3"), ["Q8_0"], tmp_path / "m.gguf", ConversionOptions(max_part_bytes=3_000_000))
+        write_checkpoint(
+            tiny("llama3"), ["Q8_0"], tmp_path / "m.gguf", options=ConversionOptions(max_part_bytes=3_000_000)
+        )
     assert caught.value.message == f"{existing} exists already."
     assert existing.read_bytes() == b"of another model"

@@ -14,7 +14,7 @@ import convert.slabs
 from convert.adapter import read_adapter
 from convert.checkpoint import read_checkpoint
 from convert.merge import ScaledAdapter, merge_adapters
-from convert.pipeline import convert_checkpoint, plan_checkpoint
+from convert.pipeline import plan_checkpoint, write_checkpoint
 from convert.safetensors_file import SourceTensor
 from convert.shards import ShardMaps
 from convert.weights_identity import weights_sha256
@@ -57,7 +57,7 @@ def test_every_row_gets_its_part_of_the_product_however_slabs_are_cut(
     monkeypatch.setattr(convert.slabs, "SLAB_ELEMENTS", slab_elements)
     adapter = write_tiny_adapter("llama2-embeddings", tmp_path)
     merge = [ScaledAdapter(adapter, -0.75)]
-    (path,) = convert_checkpoint(tiny("llama2"), ["F32"], tmp_path / "x.gguf", merge=merge, threads=2)
+    (path,) = write_checkpoint(tiny("llama2"), ["F32"], tmp_path / "x.gguf", merge=merge, threads=2)
     base = floats(read_checkpoint(tiny("llama2")).tensors[f"{module}.weight"])
     expected = base - 0.75 * products(adapter, module)
     np.testing.assert_allclose(converted_values(path, f"{target}.weight"), expected, rtol=1e-5, atol=1e-6)
@@ -67,7 +67,7 @@ def test_several_adapters_add_up(tiny: TinyFolder, tmp_path: Path) -> None:
     first = write_tiny_adapter("llama2-embeddings", tmp_path)
     second = edited_adapter(first, tmp_path / "second", lora_alpha=8)
     merge = [ScaledAdapter(first), ScaledAdapter(second, 0.25)]
-    (path,) = convert_checkpoint(tiny("llama2"), ["F32"], tmp_path / "x.gguf", merge=merge, threads=1)
+    (path,) = write_checkpoint(tiny("llama2"), ["F32"], tmp_path / "x.gguf", merge=merge, threads=1)
     base = floats(read_checkpoint(tiny("llama2")).tensors[f"{DOWN}.weight"])
     expected = base + 1.5 * products(first, DOWN)
     np.testing.assert_allclose(converted_values(path, "blk.1.ffn_down.weight"), expected, rtol=1e-5, atol=1e-6)
@@ -76,7 +76,7 @@ def test_several_adapters_add_up(tiny: TinyFolder, tmp_path: Path) -> None:
 def test_file_says_what_was_merged_and_is_named_after_it(tiny: TinyFolder, tmp_path: Path) -> None:
     adapter = write_tiny_adapter("llama2-embeddings", tmp_path)
     merge = [ScaledAdapter(adapter, 0.5)]
-    (path,) = convert_checkpoint(tiny("llama2"), ["Q8_0"], tmp_path, merge=merge, threads=1)
+    (path,) = write_checkpoint(tiny("llama2"), ["Q8_0"], tmp_path, merge=merge, threads=1)
     metadata = read_gguf(path).metadata
     assert path.name == "llama2-llama2-embeddings-Q8_0.gguf"
     assert metadata["general.name"] == "llama2-llama2-embeddings"
@@ -87,7 +87,7 @@ def test_file_says_what_was_merged_and_is_named_after_it(tiny: TinyFolder, tmp_p
 
 
 def test_file_without_adapters_says_nothing_of_them(tiny: TinyFolder, tmp_path: Path) -> None:
-    (path,) = convert_checkpoint(tiny("llama2"), ["Q8_0"], tmp_path, threads=1)
+    (path,) = write_checkpoint(tiny("llama2"), ["Q8_0"], tmp_path, threads=1)
     assert not [key for key in read_gguf(path).metadata if key.startswith("edge.merged")]
 
 
@@ -136,7 +136,7 @@ def test_damaged_adapter_is_named_and_leaves_no_file(tiny: TinyFolder, tmp_path:
         lambda tensors: tensors.update({name: stored(np.full((4, 512), np.inf))}),
     )
     with pytest.raises(EdgeError) as caught:
-        convert_checkpoint(tiny("llama2"), ["F32"], tmp_path / "out.gguf", merge=[ScaledAdapter(adapter)], threads=1)
+        write_checkpoint(tiny("llama2"), ["F32"], tmp_path / "out.gguf", merge=[ScaledAdapter(adapter)], threads=1)
     assert caught.value.message == f"The tensor {name!r} of an adapter holds NaN or infinity."
     assert not list(tmp_path.glob("out*"))
 
@@ -150,6 +150,6 @@ def test_adapter_of_another_base_is_refused_before_anything_is_written(tiny: Tin
 
 
 def test_adapter_cannot_be_merged_into_a_gguf_file(tiny: TinyFolder, tmp_path: Path) -> None:
-    (base,) = convert_checkpoint(tiny("qwen2"), ["F32"], tmp_path / "base.gguf", threads=1)
+    (base,) = write_checkpoint(tiny("qwen2"), ["F32"], tmp_path / "base.gguf", threads=1)
     with pytest.raises(EdgeError, match="An adapter cannot be merged into"):
         plan_checkpoint(base, ["Q8_0"], tmp_path, merge=[ScaledAdapter(write_tiny_adapter("qwen2-rslora", tmp_path))])

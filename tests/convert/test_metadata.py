@@ -17,7 +17,7 @@ import pytest
 from convert.checkpoint import read_checkpoint
 from convert.families import find_family
 from convert.metadata import safe_name, size_label
-from convert.pipeline import convert_checkpoint
+from convert.pipeline import write_checkpoint
 from convert.recipes import RECIPES
 from convert.rope import frequency_factors
 from edge.gguf_file import read_gguf
@@ -29,7 +29,7 @@ from tests.tiny import TINY, converted_parameters
 
 
 def metadata_of(source: Path, folder: Path, quantization: str = "Q8_0") -> Mapping[str, Any]:
-    (path,) = convert_checkpoint(source, [quantization], folder / "converted.gguf", force=True)
+    (path,) = write_checkpoint(source, [quantization], folder / "converted.gguf", force=True)
     return read_gguf(path).metadata
 
 
@@ -151,7 +151,7 @@ def test_size_is_labelled_as_people_say_it(count: int, label: str) -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_llama_cpp_takes_the_shape_from_the_keys(name: str, tiny: TinyFolder, tmp_path: Path) -> None:
-    (path,) = convert_checkpoint(tiny(name), ["Q8_0"], tmp_path)
+    (path,) = write_checkpoint(tiny(name), ["Q8_0"], tmp_path)
     config, llama = TINY[name].text_config, backend()
     has_window = any(rule.key == "attention.sliding_window" for rule in find_family(config["architectures"][0]).keys)
     with Model(path) as model:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import convert
-from convert.pipeline import convert_checkpoint, plan_checkpoint
+from convert.pipeline import convert_checkpoint, plan_checkpoint, write_checkpoint
+from convert.pool import Progress
 from convert.recipes import RECIPES
 from edge.errors import EdgeError
 from tests.convert.conftest import TinyFolder
@@ -29,8 +30,25 @@ def test_file_is_named_after_the_checkpoint_in_the_current_directory(
 ) -> None:
     source = tiny("qwen3")
     monkeypatch.chdir(tmp_path)
-    assert convert_checkpoint(source, ["q8_0"]) == [Path("qwen3-Q8_0.gguf")]
+    assert write_checkpoint(source, ["q8_0"]) == [Path("qwen3-Q8_0.gguf")]
     assert [path.name for path in tmp_path.iterdir()] == ["qwen3-Q8_0.gguf"]
+
+
+def test_conversion_is_proven_and_its_record_kept(tiny: TinyFolder, tmp_path: Path) -> None:
+    reports: list[Progress] = []
+    (path,) = convert_checkpoint(tiny("qwen3"), ["Q8_0"], tmp_path, threads=1, progress=reports.append)
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "qwen3-Q8_0.proof.json"]
+    assert reports[-1].done_bytes == reports[-1].total_bytes == path.stat().st_size  # of the last step, which runs it
+
+
+def test_conversion_that_fails_its_proof_is_an_error(
+    tiny: TinyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convert.write.encode_rows", lambda rows, kind, out, *others: out.fill(0))
+    with pytest.raises(EdgeError) as caught:
+        convert_checkpoint(tiny("qwen3"), ["Q8_0"], tmp_path, threads=1)
+    assert caught.value.message.startswith("qwen3-Q8_0.gguf failed its proof (tensors, forward): ")
+    assert (tmp_path / "qwen3-Q8_0.gguf.rejected").is_file()
 
 
 def test_out_with_the_suffix_is_a_file(tiny: TinyFolder, tmp_path: Path) -> None:
@@ -47,7 +65,7 @@ def test_any_other_out_is_a_directory(tiny: TinyFolder, tmp_path: Path) -> None:
 
 
 def test_folders_on_the_way_are_made(tiny: TinyFolder, tmp_path: Path) -> None:
-    (path,) = convert_checkpoint(tiny("qwen3"), ["F16"], tmp_path / "a" / "b" / "model.gguf")
+    (path,) = write_checkpoint(tiny("qwen3"), ["F16"], tmp_path / "a" / "b" / "model.gguf")
     assert path.is_file()
 
 
@@ -88,7 +106,7 @@ def test_existing_output_is_refused_and_not_touched(tiny: TinyFolder, tmp_path: 
     assert error.message == f"{path} exists already."
     assert error.hint == "Overwrite it with --force or write elsewhere with --out."
     with pytest.raises(EdgeError):
-        convert_checkpoint(tiny("qwen3"), ["F16", "Q8_0"], tmp_path)
+        write_checkpoint(tiny("qwen3"), ["F16", "Q8_0"], tmp_path)
     assert path.read_bytes() == b"precious"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -96,7 +114,7 @@ def test_existing_output_is_refused_and_not_touched(tiny: TinyFolder, tmp_path: 
 def test_existing_output_is_replaced_with_force(tiny: TinyFolder, tmp_path: Path) -> None:
     path = tmp_path / "qwen3-F16.gguf"
     path.write_bytes(b"no longer wanted")
-    assert convert_checkpoint(tiny("qwen3"), ["F16"], tmp_path, force=True) == [path]
+    assert write_checkpoint(tiny("qwen3"), ["F16"], tmp_path, force=True) == [path]
     assert path.read_bytes()[:4] == b"GGUF"
 
 
@@ -110,7 +128,7 @@ def test_directory_in_the_place_of_a_file_is_refused_even_with_force(tiny: TinyF
 def test_output_beside_the_weights_leaves_them_alone(tiny: TinyFolder, tmp_path: Path) -> None:
     source = shutil.copytree(tiny("qwen3"), tmp_path / "qwen3")
     before = {path.name: path.read_bytes() for path in source.iterdir()}
-    (path,) = convert_checkpoint(source, ["F16"], source)
+    (path,) = write_checkpoint(source, ["F16"], source)
     after = {path.name: path.read_bytes() for path in source.iterdir()}
     assert after.pop(path.name)[:4] == b"GGUF"
     assert after == before

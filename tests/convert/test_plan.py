@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert.pipeline import convert_checkpoint, plan_checkpoint
+from convert.pipeline import plan_checkpoint, write_checkpoint
 from convert.plan import ConversionPlan
 from edge.errors import EdgeError
 from edge.gguf_file import read_gguf
@@ -38,7 +38,7 @@ def plan_of(source: Path, *quantizations: str) -> ConversionPlan:
 @pytest.mark.parametrize("name", TINY)
 def test_planned_files_are_those_on_the_disk(name: str, tiny: TinyFolder, tmp_path: Path) -> None:
     plan = plan_checkpoint(tiny(name), QUANTIZATIONS, tmp_path)
-    paths = convert_checkpoint(tiny(name), QUANTIZATIONS, tmp_path)
+    paths = write_checkpoint(tiny(name), QUANTIZATIONS, tmp_path)
     for planned, path in zip(plan.files, paths, strict=True):
         assert planned.path == path
         assert planned.file_bytes == path.stat().st_size, planned.recipe.name
@@ -149,7 +149,7 @@ def test_biases_of_a_llama_are_converted_where_there_are_any(tiny: TinyFolder, t
             weights[f"model.layers.{block}.self_attn.q_proj.bias"] = stored(np.arange(256))
 
     source = edited_weights(tiny("llama2"), tmp_path / "biased", add)
-    (path,) = convert_checkpoint(source, ["F32"], tmp_path)
+    (path,) = write_checkpoint(source, ["F32"], tmp_path)
     bias = read_gguf(path).tensors["blk.1.attn_q.bias"]
     values = np.fromfile(path, np.float32, 256, offset=bias.offset)
     # the rows of a head of 64 go in pairs, in a vector as in a matrix

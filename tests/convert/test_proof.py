@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from convert import proof as proof_module
-from convert.pipeline import prove_file
+from convert.pipeline import prove_file, write_checkpoint
 from convert.plan import ConversionPlan, open_source, plan_conversion
 from convert.proof import Check, Proof, prove
 from convert.trial import TrialTimeoutError
@@ -20,7 +20,6 @@ from convert.vocabulary import Limitation
 from edge.devices import Ram
 from edge.errors import EdgeError
 from edge.gguf_file import read_gguf
-from tests.conversions import convert_unproven
 from tests.convert.conftest import TinyFolder
 from tests.convert.edited import edited_json
 from tests.golden.stored import read_golden
@@ -38,7 +37,7 @@ def plan_of(source: Path) -> ConversionPlan:
 
 @pytest.fixture
 def q8(tiny: TinyFolder, tmp_path: Path) -> Path:
-    (path,) = convert_unproven(tiny("llama3"), ["Q8_0"], tmp_path / "model.gguf")
+    (path,) = write_checkpoint(tiny("llama3"), ["Q8_0"], tmp_path / "model.gguf")
     return path
 
 
@@ -50,7 +49,7 @@ def patch(path: Path, old: bytes, new: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["llama3", "gemma2", "smollm2"])
 def test_sound_file_passes_every_check(name: str, tiny: TinyFolder, tmp_path: Path) -> None:
-    (path,) = convert_unproven(tiny(name), ["Q4_K_M"], tmp_path / "model.gguf")
+    (path,) = write_checkpoint(tiny(name), ["Q4_K_M"], tmp_path / "model.gguf")
     proof = prove_file(path, tiny(name), threads=1)
     assert {check.name: check.outcome for check in proof.checks} == dict.fromkeys(CHECKS, "passed")
     assert (proof.path, proof.file_bytes, proof.source) == (path, path.stat().st_size, tiny(name))
@@ -120,14 +119,14 @@ def test_template_that_only_one_side_has_fails(q8: Path, tiny: TinyFolder, tmp_p
         (without / name).unlink(missing_ok=True)
     check = check_of(prove_file(q8, without, threads=1), "template")
     assert (check.outcome, check.summary) == ("failed", "The file has a chat template; the checkpoint has none.")
-    (path,) = convert_unproven(without, ["F32"], tmp_path / "plain.gguf")
+    (path,) = write_checkpoint(without, ["F32"], tmp_path / "plain.gguf")
     check = check_of(prove_file(path, tiny("llama3"), threads=1), "template")
     assert (check.outcome, check.summary) == ("failed", "The file has no chat template; the checkpoint has one.")
     assert check_of(prove_file(path, without, threads=1), "template").summary == "there is no chat template"
 
 
 def test_shapes_that_a_template_does_not_take_are_named(tiny: TinyFolder, tmp_path: Path) -> None:
-    (path,) = convert_unproven(tiny("gemma2"), ["F32"], tmp_path / "model.gguf")
+    (path,) = write_checkpoint(tiny("gemma2"), ["F32"], tmp_path / "model.gguf")
     assert check_of(prove_file(path, tiny("gemma2"), threads=1), "template").summary == (
         "writes as Jinja does 4 of 6 shapes of conversation; not system text, results of tools"
     )
@@ -142,7 +141,7 @@ def write_reference(name: str, folder: Path, **changes: Any) -> Path:
 
 @pytest.mark.parametrize("quantization", ["F32", "Q8_0", "Q4_K_M", "Q2_K"])
 def test_logits_of_the_reference_pass(quantization: str, tiny: TinyFolder, tmp_path: Path) -> None:
-    (path,) = convert_unproven(tiny("llama3"), [quantization], tmp_path / "model.gguf")
+    (path,) = write_checkpoint(tiny("llama3"), [quantization], tmp_path / "model.gguf")
     reference = write_reference("llama3", tmp_path)
     check = check_of(prove_file(path, against_logits=reference, threads=1), "logits")
     assert check.outcome == "passed", check.summary

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from convert.imatrix import ImportanceMatrix, TensorImportance
-from convert.pipeline import convert_checkpoint
+from convert.pipeline import write_checkpoint
 from convert.plan import ConversionOptions
 from convert.recipes import RECIPES
 from edge.gguf_file import read_gguf
@@ -49,7 +49,7 @@ def type_counts(path: Path) -> Counter[str]:
 def test_tensors_equal_those_of_llama_model_quantize(name: str, tmp_path: Path) -> None:
     source = write_tiny_checkpoint(name, tmp_path)
     # one pass for all three, so that the order of the files and slabs is part of the test
-    bfloat16, *ours = convert_checkpoint(source, ["BF16", "Q8_0", "Q4_K_M"], tmp_path)
+    bfloat16, *ours = write_checkpoint(source, ["BF16", "Q8_0", "Q4_K_M"], tmp_path)
     for quantization, path in zip(("Q8_0", "Q4_K_M"), ours, strict=True):
         oracle = tmp_path / f"llama-cpp-{quantization}.gguf"
         quantize_file(bfloat16, oracle, quantization, threads=1)
@@ -86,7 +86,7 @@ def made_up_matrix(path: Path) -> ImportanceMatrix:
 
 @pytest.mark.parametrize("name", ["qwen3-untied", "mistral", "llama-uneven"])
 def test_every_recipe_gives_the_tensors_of_llama_model_quantize(name: str, tiny: TinyFolder, tmp_path: Path) -> None:
-    bfloat16, *ours = convert_checkpoint(tiny(name), ["BF16", *WITHOUT_MATRIX], tmp_path)
+    bfloat16, *ours = write_checkpoint(tiny(name), ["BF16", *WITHOUT_MATRIX], tmp_path)
     check_against_llama_cpp(bfloat16, ours, tmp_path / "oracle.gguf", list(map(FileQuantization, WITHOUT_MATRIX)))
 
 
@@ -94,18 +94,18 @@ def test_every_recipe_gives_the_tensors_of_llama_model_quantize(name: str, tiny:
 def test_recipes_with_a_matrix_give_the_tensors_of_llama_model_quantize(
     name: str, tiny: TinyFolder, tmp_path: Path
 ) -> None:
-    (bfloat16,) = convert_checkpoint(tiny(name), ["BF16"], tmp_path)
+    (bfloat16,) = write_checkpoint(tiny(name), ["BF16"], tmp_path)
     matrix = made_up_matrix(bfloat16)
-    ours = convert_checkpoint(tiny(name), WITH_MATRIX[name], tmp_path, options=ConversionOptions(matrix=matrix))
+    ours = write_checkpoint(tiny(name), WITH_MATRIX[name], tmp_path, options=ConversionOptions(matrix=matrix))
     importance = {tensor: entry.weights for tensor, entry in matrix.entries.items()}
     wanted = [FileQuantization(quantization, importance) for quantization in WITH_MATRIX[name]]
     check_against_llama_cpp(bfloat16, ours, tmp_path / "oracle.gguf", wanted)
 
 
 def test_matrix_changes_what_is_written(tiny: TinyFolder, tmp_path: Path) -> None:
-    (bfloat16, plain) = convert_checkpoint(tiny("qwen3"), ["BF16", "Q4_K_M"], tmp_path)
+    (bfloat16, plain) = write_checkpoint(tiny("qwen3"), ["BF16", "Q4_K_M"], tmp_path)
     options = ConversionOptions(matrix=made_up_matrix(bfloat16))
-    (weighted,) = convert_checkpoint(tiny("qwen3"), ["Q4_K_M"], tmp_path / "weighted.gguf", options=options)
+    (weighted,) = write_checkpoint(tiny("qwen3"), ["Q4_K_M"], tmp_path / "weighted.gguf", options=options)
     before, after = stored_tensors(plain), stored_tensors(weighted)
     assert before["token_embd.weight"] == after["token_embd.weight"]
     assert before["blk.0.attn_q.weight"] != after["blk.0.attn_q.weight"]
@@ -116,21 +116,21 @@ def test_matrix_changes_what_is_written(tiny: TinyFolder, tmp_path: Path) -> Non
 def test_gguf_file_gives_the_tensors_of_llama_model_quantize(
     name: str, stored: str, tiny: TinyFolder, tmp_path: Path
 ) -> None:
-    (source,) = convert_checkpoint(tiny(name), [stored], tmp_path)
+    (source,) = write_checkpoint(tiny(name), [stored], tmp_path)
     quantizations = ["Q4_K_M", "Q8_0", "IQ4_NL", "F16"]
-    ours = convert_checkpoint(source, quantizations, tmp_path / "ours")
+    ours = write_checkpoint(source, quantizations, tmp_path / "ours")
     check_against_llama_cpp(source, ours, tmp_path / "oracle.gguf", list(map(FileQuantization, quantizations)))
 
 
 def test_q4_k_m_uses_both_of_its_types(tmp_path: Path) -> None:
-    (path,) = convert_checkpoint(write_tiny_checkpoint("llama3", tmp_path), ["Q4_K_M"], tmp_path)
+    (path,) = write_checkpoint(write_tiny_checkpoint("llama3", tmp_path), ["Q4_K_M"], tmp_path)
     counts = type_counts(path)
     assert set(counts) == {"F32", "Q4_K", "Q6_K"}
     assert counts["Q6_K"] == 2 * 4 + 1  # values and feed-forward down of 4 of the 8 blocks, and the output
 
 
 def test_rows_that_k_quants_cannot_take_fall_back(tmp_path: Path) -> None:
-    (path,) = convert_checkpoint(write_tiny_checkpoint("llama-uneven", tmp_path), ["Q4_K_M"], tmp_path)
+    (path,) = write_checkpoint(write_tiny_checkpoint("llama-uneven", tmp_path), ["Q4_K_M"], tmp_path)
     tensors = read_gguf(path).tensors
     assert tensors["blk.0.attn_q.weight"].type.name == "Q5_0"
     assert tensors["blk.2.attn_v.weight"].type.name == "Q8_0"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from convert.pipeline import convert_checkpoint, plan_checkpoint
+from convert.pipeline import plan_checkpoint, write_checkpoint
 from convert.proof import Check, Proof
 from convert.proof_record import proof_document
 from convert.proven import ProvenModel
@@ -228,7 +228,7 @@ def test_command_prints_one_document(edge: Command, tiny: TinyFolder, tmp_path: 
 
 
 def test_command_verifies_a_file(edge: Command, tiny: TinyFolder, tmp_path: Path) -> None:
-    (path,) = convert_checkpoint(tiny("qwen3"), ["Q8_0"], tmp_path)
+    (path,) = write_checkpoint(tiny("qwen3"), ["Q8_0"], tmp_path)
     code, out, _ = edge("verify", str(path))
     assert code == 0
     shown = out.splitlines()
@@ -241,7 +241,7 @@ def test_command_verifies_a_file(edge: Command, tiny: TinyFolder, tmp_path: Path
 
 
 def test_command_says_which_check_a_file_fails(edge: Command, tiny: TinyFolder, tmp_path: Path) -> None:
-    (path,) = convert_checkpoint(tiny("qwen3"), ["Q8_0"], tmp_path)
+    (path,) = write_checkpoint(tiny("qwen3"), ["Q8_0"], tmp_path)
     with path.open("r+b") as file:
         file.seek(path.stat().st_size - 2048)
         file.write(b"\xff" * 2048)

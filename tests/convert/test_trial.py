@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from convert import trial
+from convert.pipeline import write_checkpoint
 from convert.trial import TrialTimeoutError, try_in_child
 from edge.errors import EdgeError
 from edge.gguf_file import read_gguf
-from tests.conversions import convert_unproven
 from tests.convert.conftest import TinyFolder
 
 FORWARD = "the forward pass"
@@ -34,7 +34,7 @@ def fill(path: Path, name: str, value: float) -> None:
 
 @pytest.fixture
 def f32(tiny: TinyFolder, tmp_path: Path) -> Path:
-    (path,) = convert_unproven(tiny("llama2"), ["F32"], tmp_path / "model.gguf")
+    (path,) = write_checkpoint(tiny("llama2"), ["F32"], tmp_path / "model.gguf")
     return path
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from convert.gguf_header import TensorHeader, header_bytes
-from convert.pipeline import convert_checkpoint
+from convert.pipeline import write_checkpoint
 from convert.pool import Progress
 from convert.recipes import RECIPES
 from convert.restore import half_order_rows
@@ -32,7 +32,7 @@ def llama2(tiny: TinyFolder, tmp_path: Path) -> Callable[[str], tuple[Path, Path
     """A fresh conversion of the tiny Llama 2, and its checkpoint."""
 
     def make(quantization: str) -> tuple[Path, Path]:
-        (path,) = convert_checkpoint(tiny("llama2"), [quantization], tmp_path / "model.gguf")
+        (path,) = write_checkpoint(tiny("llama2"), [quantization], tmp_path / "model.gguf")
         return path, tiny("llama2")
 
     return make
@@ -68,13 +68,13 @@ def rename(path: Path, name: str, other: str) -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_sound_files_pass_with_room_to_their_bounds(name: str, tiny: TinyFolder, tmp_path: Path) -> None:
-    for path in convert_checkpoint(tiny(name), list(RECIPES), tmp_path):
+    for path in write_checkpoint(tiny(name), list(RECIPES), tmp_path):
         alone, against = verify_file(path), verify_against(path, tiny(name))
         tensors = read_gguf(path).tensors
         assert alone.path == against.path == path
         assert alone.tensor_count == against.tensor_count == len(tensors) == len(against.errors)
         assert alone.file_bytes == against.file_bytes == path.stat().st_size
-        assert (alone.source, alone.errors, against.source) == (None, (), tiny(name))
+        assert alone.errors == ()
         assert {error.name: error.type for error in against.errors} == {
             tensor.name: tensor.type.name for tensor in tensors.values()
         }
@@ -145,7 +145,7 @@ def test_rows_that_were_not_put_into_pairs_are_found(llama2: Conversion) -> None
 
 
 def test_norms_without_their_one_are_found(tiny: TinyFolder, tmp_path: Path) -> None:
-    (path,) = convert_checkpoint(tiny("gemma2"), ["Q8_0"], tmp_path)
+    (path,) = write_checkpoint(tiny("gemma2"), ["Q8_0"], tmp_path)
     tensor = read_gguf(path).tensors["blk.2.ffn_norm.weight"]
     values = np.fromfile(path, np.float32, 256, offset=tensor.offset)
     patch(path, tensor.offset, (values - 1).tobytes())
@@ -166,7 +166,7 @@ def test_missing_tensor_is_found_with_and_without_the_source(llama2: Conversion)
 
 
 def test_frequency_factors_that_a_checkpoint_does_not_have_are_found(tiny: TinyFolder, tmp_path: Path) -> None:
-    (path,) = convert_checkpoint(tiny("llama3"), ["Q8_0"], tmp_path)
+    (path,) = write_checkpoint(tiny("llama3"), ["Q8_0"], tmp_path)
     plain = edited_json(tiny("llama3"), tmp_path / "plain", rope_parameters=None)
     assert refusal(path, plain).message == (
         f"{path}: the tensor 'rope_freqs.weight' has shape [32]; the checkpoint makes it none (absent)."

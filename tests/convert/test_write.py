@@ -18,7 +18,7 @@ import pytest
 
 from convert import slabs, write
 from convert.checkpoint import read_checkpoint
-from convert.pipeline import convert_checkpoint
+from convert.pipeline import write_checkpoint
 from convert.pool import Progress
 from edge.errors import EdgeError
 from tests.convert.conftest import TinyFolder
@@ -30,12 +30,12 @@ Conversion = Callable[..., list[Path]]
 
 def converted(source: Path, folder: Path, quantizations: list[str] = ALL, **options: Any) -> dict[str, bytes]:
     """The bytes of each file that a conversion makes."""
-    return {path.name: path.read_bytes() for path in convert_checkpoint(source, quantizations, folder, **options)}
+    return {path.name: path.read_bytes() for path in write_checkpoint(source, quantizations, folder, **options)}
 
 
 def refusal(source: Path, out: Path, quantization: str = "F32", **options: Any) -> EdgeError:
     with pytest.raises(EdgeError) as caught:
-        convert_checkpoint(source, [quantization], out, **options)
+        write_checkpoint(source, [quantization], out, **options)
     return caught.value
 
 
@@ -108,7 +108,7 @@ def test_progress_never_falls_and_ends_at_the_source_s_bytes(
     monkeypatch.setattr("convert.pool._REPORT_SECONDS", 0.001)
     monkeypatch.setattr(slabs, "SLAB_ELEMENTS", 4096)
     reports: list[Progress] = []
-    convert_checkpoint(tiny("llama2"), ["Q8_0"], tmp_path, threads=threads, progress=reports.append)
+    write_checkpoint(tiny("llama2"), ["Q8_0"], tmp_path, threads=threads, progress=reports.append)
     done = [report.done_bytes for report in reports]
     assert done == sorted(done)
     total = sum(tensor.n_bytes for tensor in read_checkpoint(tiny("llama2")).tensors.values())
@@ -147,8 +147,8 @@ def test_room_is_needed_for_all_files_together(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(free=7_000_000))
     with pytest.raises(EdgeError, match=r"has 7\.00 MB free; the conversion needs 9\.9. MB\."):
-        convert_checkpoint(tiny("llama2"), ["F32", "BF16"], tmp_path)
-    convert_checkpoint(tiny("llama2"), ["F32"], tmp_path)
+        write_checkpoint(tiny("llama2"), ["F32", "BF16"], tmp_path)
+    write_checkpoint(tiny("llama2"), ["F32"], tmp_path)
 
 
 @pytest.mark.parametrize("writes", [0, 1, 5])
@@ -204,7 +204,7 @@ def test_folder_that_is_a_file_is_refused(tiny: TinyFolder, tmp_path: Path) -> N
 def test_part_that_cannot_be_opened_leaves_none_of_the_others(tiny: TinyFolder, tmp_path: Path) -> None:
     (tmp_path / "llama2-Q8_0.gguf.part").mkdir()
     with pytest.raises(EdgeError) as caught:
-        convert_checkpoint(tiny("llama2"), ["F16", "Q8_0"], tmp_path)
+        write_checkpoint(tiny("llama2"), ["F16", "Q8_0"], tmp_path)
     assert caught.value.message == f"{tmp_path / 'llama2-Q8_0.gguf'} cannot be written: Is a directory."
     assert [path.name for path in tmp_path.iterdir()] == ["llama2-Q8_0.gguf.part"]
 
@@ -231,7 +231,7 @@ def test_folder_that_cannot_be_synced_does_no_harm(
         original(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    (path,) = convert_checkpoint(tiny("llama2"), ["F16"], tmp_path)
+    (path,) = write_checkpoint(tiny("llama2"), ["F16"], tmp_path)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -244,7 +244,7 @@ class Interrupted:
 
 def test_interrupt_midway_leaves_nothing(tiny: TinyFolder, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        convert_checkpoint(tiny("llama2"), ALL, tmp_path, progress=Interrupted())
+        write_checkpoint(tiny("llama2"), ALL, tmp_path, progress=Interrupted())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -278,7 +278,7 @@ def test_interrupt_between_renames_leaves_complete_files_only(
 
     monkeypatch.setattr(write, "_sync_directory", interrupt)  # what follows the first rename
     with pytest.raises(KeyboardInterrupt):
-        convert_checkpoint(tiny("llama2"), ["F16", "Q8_0"], tmp_path / "out")
+        write_checkpoint(tiny("llama2"), ["F16", "Q8_0"], tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
         "llama2-F16.gguf": expected["llama2-F16.gguf"]
     }
@@ -290,7 +290,7 @@ def test_file_that_would_be_replaced_stays_until_the_new_one_is_complete(
     path = tmp_path / "model.gguf"
     path.write_bytes(b"of an earlier conversion")
     with pytest.raises(KeyboardInterrupt):
-        convert_checkpoint(tiny("llama2"), ["F32"], path, force=True, progress=Interrupted())
+        write_checkpoint(tiny("llama2"), ["F32"], path, force=True, progress=Interrupted())
     failing_writes(3, errno.ENOSPC)
     refusal(tiny("llama2"), path, force=True)
     assert path.read_bytes() == b"of an earlier conversion"
@@ -311,7 +311,7 @@ def test_link_is_replaced_and_what_it_led_to_stays(tiny: TinyFolder, tmp_path: P
     target, link = tmp_path / "precious", tmp_path / "model.gguf"
     target.write_bytes(b"precious")
     link.symlink_to(target)
-    convert_checkpoint(tiny("llama2"), ["F16"], link, force=True)
+    write_checkpoint(tiny("llama2"), ["F16"], link, force=True)
     assert target.read_bytes() == b"precious"
     assert link.is_file() and not link.is_symlink()
 
@@ -356,4 +356,4 @@ def test_weight_beyond_a_type_s_range_is_named(
     error = refusal(source, tmp_path / "out", quantization)
     assert error.message == f"The tensor 'model.layers.0.mlp.up_proj.weight' holds values that {kind} cannot express."
     assert error.hint == "Choose BF16 or F32."
-    convert_checkpoint(source, ["BF16", "F32"], tmp_path / "out")
+    write_checkpoint(source, ["BF16", "F32"], tmp_path / "out")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from convert.pipeline import convert_checkpoint
+from convert.pipeline import write_checkpoint
 from edge.constraint import Constraint
 from edge.engine import Engine
 from edge.errors import EdgeError
@@ -82,7 +82,7 @@ def test_sampling_follows_what_the_makers_recommend(tmp_path: Path) -> None:
     checkpoint = write_tiny_checkpoint("qwen2", tmp_path)
     recommended = {"temperature": 0.25, "top_k": 20, "top_p": 0.75, "repetition_penalty": 1.5}
     (checkpoint / "generation_config.json").write_text(json.dumps(recommended))
-    (path,) = convert_checkpoint(checkpoint, ["F32"], tmp_path / "qwen2.gguf")
+    (path,) = write_checkpoint(checkpoint, ["F32"], tmp_path / "qwen2.gguf")
     with Engine(path, SETTINGS) as engine:
         sampling = engine.default_sampling
     assert sampling == SamplingSettings(temperature=0.25, top_k=20, top_p=0.75, repeat_penalty=1.5)
@@ -183,7 +183,7 @@ def test_closing_ends_the_streams_and_takes_no_more_requests(tiny_gguf: Path) ->
 def sliding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """A tiny Gemma 2, whose every second layer sees 16 tokens."""
     folder = tmp_path_factory.mktemp("gemma2")
-    (path,) = convert_checkpoint(write_tiny_checkpoint("gemma2", folder), ["F32"], folder / "gemma2.gguf")
+    (path,) = write_checkpoint(write_tiny_checkpoint("gemma2", folder), ["F32"], folder / "gemma2.gguf")
     with Engine(path, SETTINGS) as engine:
         yield engine
 
