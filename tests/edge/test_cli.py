@@ -2,56 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import edge.engine
 import edge.models
-from edge.cli import main
 from edge.errors import EdgeError
 from edge.settings import ModelSettings
+from tests.edge.conftest import Command, Outcome, error_lines
 from tests.edge.fake_engine import FakeEngine
 from tests.tiny import write_tiny_checkpoint
 
 HEAVY = ("numpy", "llama_cpp", "gguf", "fastapi", "jinja2", "llguidance", "prompt_toolkit", "huggingface_hub")
 SCHEMA = '{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}'
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def edge_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command in this process: `edge_command("run", "demo", "Hi", stdin=b"")`."""
-
-    def run(*arguments: object, stdin: bytes = b"") -> Outcome:
-        monkeypatch.setattr("sys.argv", ["edge", *map(str, arguments)])
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capsys.readouterr()
-        code: object = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code
-        assert isinstance(code, int)
-        return Outcome(code, *capsys.readouterr())
-
-    return run
 
 
 class Opened:
@@ -79,13 +47,6 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
     monkeypatch.setattr(edge.models, "resolve", fake.resolve)
     monkeypatch.setattr(edge.engine, "Engine", fake.open)
     return fake
-
-
-def error_lines(outcome: Outcome) -> list[str]:
-    """The message and the hint of a command that failed as it should."""
-    assert (outcome.code, outcome.out) == (1, "")
-    error, hint = outcome.err.splitlines()
-    return [error.removeprefix("error: "), hint.removeprefix("hint:  ")]
 
 
 # Answers
