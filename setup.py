@@ -1,5 +1,7 @@
 """Builds the optional C module; everything else about the package is in pyproject.toml."""
 
+from pathlib import Path
+
 from setuptools import Extension, setup
 
 setup(
@@ -7,9 +9,9 @@ setup(
         Extension(
             "convert._encoder",
             sources=["convert/encoder/encoder.c"],
-            depends=[f"convert/encoder/{name}.h" for name in ("blocks", "lanes", "search", "encode")],
+            depends=sorted(map(str, Path("convert/encoder").glob("*.h"))),
             # no fused multiply-add: the bytes have to be ggml's
-            extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi"],
+            extra_compile_args=["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi"],
             optional=True,  # without a compiler ggml's own functions are used
         )
     ]

@@ -1,7 +1,7 @@
 """Encodes rows of weights: with our own C module where it was built, with ggml's functions otherwise.
 
-libggml-base is compiled for the oldest processor of its kind, so that its K-quant search runs a weight at a time. The C
-module runs the same operations on a sub-block in each lane of a vector: the same bytes, several times sooner.
+libggml-base is compiled for the oldest processor of its kind, so that its searches for scales run a weight at a time.
+The C module runs the same operations on a sub-block in each lane of a vector: the same bytes, several times sooner.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ def encode_rows(rows: Floats, kind: TensorType, out: npt.NDArray[np.uint8], impo
 
     `importance` [columns] weighs the columns' errors. The bytes are those of ggml_quantize_chunk, whoever makes them.
     """
-    if importance is None and kind.id in _VECTOR_TYPES:
-        assert rows.flags.c_contiguous and rows.shape[1] % kind.block_elements == 0
-        _encoder.encode(kind.id, rows, out)
+    if kind.id in _VECTOR_TYPES:
+        _encoder.encode(kind.id, rows, out, rows.shape[1], importance)
     else:
         quantize_rows(rows, kind, out, importance)
 
 
 def encoder_name() -> str:
-    """What encodes K-quants: the instruction set of the C module in use, or "ggml"."""
+    """What encodes quantized rows: the instruction set of the C module in use, or "ggml"."""
     return _encoder.variant() if _encoder else "ggml"

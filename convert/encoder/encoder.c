@@ -1,4 +1,4 @@
-// Python module convert._encoder: K-quant rows at the speed of the processor's vectors, with ggml's bits.
+// Python module convert._encoder: quantized rows at the speed of the processor's vectors, with ggml's bits.
 //
 // One source for every instruction set: the headers are included once for each, and the best that the processor has is
 // chosen when the module is loaded. Must be compiled with -ffp-contract=off, since ggml's functions multiply and add
@@ -12,11 +12,15 @@
 #endif
 
 #include "blocks.h"
+#include "scales.h"
 
+// Encodes BLOCK weights, of one block or of 8 small ones. `importance` is that of the weights' columns, or NULL;
+// `mean_square` is that of the row, where the kind weighs errors by it.
 typedef struct {
-    int type;          // ggml_type
-    size_t block_bytes;
-    void (*encode)(const float *x, void *out);
+    int type;  // ggml_type
+    size_t block_elements, block_bytes;
+    void (*encode)(const float *x, const float *importance, float mean_square, void *out);
+    int weighs_by_row;
 } encoder;
 
 // What a search with a minimum tries: `levels` + `first` + `step` * i over the span of the values, for i to `steps`
@@ -24,7 +28,20 @@ typedef struct {
     int levels;  // the largest level
     float first, step;
     int steps;
+    int has_absolute_error;  // rather than a square one
 } search_range;
+
+// The searches without and with an importance matrix, which weighs by the mean square times `spread`
+typedef struct {
+    search_range plain, weighted;
+    float spread;
+} affine_kind;
+
+#define WEIGHTED(highest) {.levels = highest, .first = -0.9f, .step = 0.05f, .steps = 36}
+static const affine_kind q2_K = {{3, -0.5f, 0.1f, 15, .has_absolute_error = 1}, WEIGHTED(3), .spread = 1};
+static const affine_kind q4_K = {{15, -1.f, 0.1f, 20, .has_absolute_error = 0}, WEIGHTED(15), .spread = 2};
+static const affine_kind q5_K = {{31, -0.5f, 0.1f, 15, .has_absolute_error = 0}, WEIGHTED(31), .spread = 2};
+static const search_range q4_1 = WEIGHTED(15), q5_1 = WEIGHTED(31);
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -41,7 +58,11 @@ typedef struct {
 #define MIN_FLOATS _mm256_min_ps
 #include "lanes.h"
 #include "search.h"
-#include "encode.h"
+#include "small.h"
+#include "affine.h"
+#include "symmetric.h"
+#include "nonlinear.h"
+#include "kinds.h"
 #undef NAME
 #undef LANES
 #undef MAX_FLOATS
@@ -57,7 +78,11 @@ typedef struct {
 #define LANES 4
 #include "lanes.h"
 #include "search.h"
-#include "encode.h"
+#include "small.h"
+#include "affine.h"
+#include "symmetric.h"
+#include "nonlinear.h"
+#include "kinds.h"
 #undef NAME
 #undef LANES
 
@@ -86,28 +111,80 @@ static const encoder *find(int type) {
     return NULL;
 }
 
+// The mean of a row's squares, summed up as ggml does
+static float row_mean_square(const char *values, size_t columns) {
+    float sum = 0;
+    for (size_t i = 0; i < columns; i++) {
+        float x;
+        memcpy(&x, values + i * sizeof x, sizeof x);
+        sum += x * x;
+    }
+    return sum / (float) columns;
+}
+
+// Encodes a row by BLOCK weights at a time. Values and bytes are copied to and from aligned memory, so that none of the
+// caller's is read or written beyond the row's end, whatever its alignment.
+static void encode_row(const encoder *kind, const char *values, size_t columns, const char *importance, char *out) {
+    _Alignas(64) float x[BLOCK], column_importance[BLOCK];
+    _Alignas(64) char encoded[BLOCK / 32 * sizeof(block_q8_0)];
+    const float mean_square = importance && kind->weighs_by_row ? row_mean_square(values, columns) : 0;
+    for (size_t first = 0; first < columns; first += BLOCK) {
+        const size_t count = columns - first < BLOCK ? columns - first : BLOCK;
+        const size_t bytes = count / kind->block_elements * kind->block_bytes;
+        if (count < BLOCK) {
+            memset(x, 0, sizeof x);
+            memset(column_importance, 0, sizeof column_importance);
+        }
+        memcpy(x, values + first * sizeof(float), count * sizeof(float));
+        if (importance) memcpy(column_importance, importance + first * sizeof(float), count * sizeof(float));
+        kind->encode(x, importance ? column_importance : NULL, mean_square, encoded);
+        memcpy(out, encoded, bytes);
+        out += bytes;
+    }
+}
+
 PyDoc_STRVAR(encode_doc,
-             "encode(type, values, out)\n--\n\nEncode float32 values as a ggml type; both contiguous, a multiple of 256\n"
-             "values, `out` of exactly the encoded size. Other threads run meanwhile.");
+             "encode(type, values, out, columns, importance=None)\n--\n\nEncode rows of float32 values as a ggml type.\n\n"
+             "`columns` is a multiple of the type's block, `out` of exactly the encoded size, and `importance` has a\n"
+             "float32 for each column. All are contiguous. Other threads run meanwhile.");
+
+// Whether the sizes fit, in bytes; sets the error if not. `importance` is -1 where there is none.
+static int fits(const encoder *kind, Py_ssize_t columns, Py_ssize_t values, Py_ssize_t out, Py_ssize_t importance) {
+    const Py_ssize_t elements = (Py_ssize_t) kind->block_elements, bytes = (Py_ssize_t) kind->block_bytes;
+    const Py_ssize_t width = (Py_ssize_t) sizeof(float);
+    if (columns <= 0 || columns % elements || columns > PY_SSIZE_T_MAX / width)
+        PyErr_Format(PyExc_ValueError, "%zd columns do not fill blocks of %zd", columns, elements);
+    else if (values % (columns * width))
+        PyErr_Format(PyExc_ValueError, "%zd bytes of values are no rows of %zd columns", values, columns);
+    else if (out / bytes * elements != values / width || out % bytes)
+        PyErr_Format(PyExc_ValueError, "%zd bytes of values do not fill %zd bytes of blocks", values, out);
+    else if (importance != -1 && importance != columns * width)
+        PyErr_Format(PyExc_ValueError, "%zd bytes of importance for %zd columns", importance, columns);
+    else
+        return 1;
+    return 0;
+}
 
 static PyObject *encode(PyObject *module, PyObject *args) {
     int type;
-    Py_buffer values, out;
-    if (!PyArg_ParseTuple(args, "iy*w*", &type, &values, &out)) return NULL;
+    Py_ssize_t columns;
+    Py_buffer values, out, importance = {.len = -1};
+    PyObject *importance_object = Py_None, *result = NULL;
+    if (!PyArg_ParseTuple(args, "iy*w*n|O", &type, &values, &out, &columns, &importance_object)) return NULL;
     const encoder *kind = find(type);
-    const Py_ssize_t blocks = values.len / (Py_ssize_t) (BLOCK * sizeof(float));
-    PyObject *result = NULL;
     if (!kind)
         PyErr_Format(PyExc_ValueError, "no encoder for type %d", type);
-    else if (values.len % (Py_ssize_t) (BLOCK * sizeof(float)) || out.len != blocks * (Py_ssize_t) kind->block_bytes)
-        PyErr_Format(PyExc_ValueError, "%zd bytes of values do not fill %zd bytes of blocks", values.len, out.len);
-    else {
+    else if ((importance_object == Py_None || !PyObject_GetBuffer(importance_object, &importance, PyBUF_SIMPLE)) &&
+             fits(kind, columns, values.len, out.len, importance.len)) {
+        const Py_ssize_t rows = values.len / (columns * (Py_ssize_t) sizeof(float));
         Py_BEGIN_ALLOW_THREADS
-        for (Py_ssize_t i = 0; i < blocks; i++)
-            kind->encode((const float *) values.buf + BLOCK * i, (char *) out.buf + (Py_ssize_t) kind->block_bytes * i);
+        for (Py_ssize_t i = 0; i < rows; i++)
+            encode_row(kind, (const char *) values.buf + values.len / rows * i, (size_t) columns, importance.buf,
+                       (char *) out.buf + out.len / rows * i);
         Py_END_ALLOW_THREADS
         result = Py_NewRef(Py_None);
     }
+    if (importance.obj) PyBuffer_Release(&importance);
     PyBuffer_Release(&values);
     PyBuffer_Release(&out);
     return result;
@@ -147,7 +224,7 @@ static PyMethodDef methods[] = {
 };
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_encoder", "K-quant rows with ggml's bits, a sub-block in each lane of a vector.", -1, methods,
+    PyModuleDef_HEAD_INIT, "_encoder", "Quantized rows with ggml's bits, a sub-block in each lane of a vector.", -1, methods,
     NULL, NULL, NULL, NULL,
 };
 

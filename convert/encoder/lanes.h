@@ -8,6 +8,12 @@ typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES)));
 #define floats NAME(floats)
 #define ints NAME(ints)
 
+// LANES floats from anywhere
+static inline floats NAME(load)(const float *x) {
+    typedef float anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+    return *(const anywhere *) x;
+}
+
 static inline floats NAME(splat)(float value) {
     return value - (floats) {0};
 }
@@ -58,9 +64,21 @@ static inline floats NAME(level)(floats value, int low, int high, int by_bits) {
     return __builtin_convertvector(whole, floats);
 }
 
+// A level that is rounded by cutting off, in 8 bits as in ggml, and not above `high`
+static inline ints NAME(cut_level)(floats value, int high) {
+    ints whole = __builtin_convertvector(value, ints);
+    whole = (whole << 24) >> 24;
+    const ints above = whole > high;
+    return (above & high) | (~above & whole);
+}
+
 // Element i of LANES sub-blocks that stand `stride` apart
 static inline floats NAME(gather)(const float *x, int stride, int i) {
     floats result;
     for (int lane = 0; lane < LANES; lane++) result[lane] = x[lane * stride + i];
     return result;
+}
+
+static inline void NAME(scatter)(ints levels, uint8_t *out, int stride, int i) {
+    for (int lane = 0; lane < LANES; lane++) out[lane * stride + i] = (uint8_t) levels[lane];
 }
