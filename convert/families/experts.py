@@ -16,7 +16,7 @@ from convert.families.parts import (
     attention,
     per_block,
 )
-from convert.families.record import Family, FusedExperts, KeyRule, TensorRule
+from convert.families.record import BYTE_FALLBACK, BYTE_LEVEL, Family, FusedExperts, KeyRule, TensorRule
 from convert.hyperparameters import Hyperparameters
 from convert.transforms import ROPE_PAIRS
 from edge.gguf_format import ValueType
@@ -57,6 +57,8 @@ MIXTRAL = Family(
     name="mixtral",
     architecture=MODEL_ARCH.LLAMA,
     hf_architectures=("MixtralForCausalLM",),
+    tokenizers=(BYTE_FALLBACK,),
+    proven_by=("mixtral",),
     activations=("silu",),
     tensors=_decoder_with_experts(*attention(ROPE_PAIRS), *expert_layer("block_sparse_moe", "w1", "w3", "w2")),
     keys=(*DECODER_KEYS, *EXPERT_KEYS),
@@ -79,6 +81,8 @@ QWEN3_MOE = Family(
     name="qwen3_moe",
     architecture=MODEL_ARCH.QWEN3MOE,
     hf_architectures=("Qwen3MoeForCausalLM",),
+    tokenizers=(BYTE_LEVEL,),
+    proven_by=("qwen3_moe", "qwen3_moe-fused"),
     activations=("silu",),
     tensors=_decoder_with_experts(
         *attention(None), *QUERY_KEY_NORMS, *expert_layer("mlp", "gate_proj", "up_proj", "down_proj")

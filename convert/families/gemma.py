@@ -17,7 +17,7 @@ from convert.families.parts import (
     attention,
     per_block,
 )
-from convert.families.record import IGNORED, Config, Family, KeyRule, LeftOut, TensorRule
+from convert.families.record import BYTE_FALLBACK, IGNORED, Config, Family, KeyRule, LeftOut, TensorRule
 from convert.hyperparameters import Hyperparameters
 from convert.rope import RopeParameters, read_rope_parameters
 from convert.transforms import ADD_ONE
@@ -72,6 +72,8 @@ GEMMA = Family(
     name="gemma",
     architecture=MODEL_ARCH.GEMMA,
     hf_architectures=("GemmaForCausalLM",),
+    tokenizers=(BYTE_FALLBACK,),
+    proven_by=("gemma",),
     activations=("gelu_pytorch_tanh", "gelu"),  # published as "gelu", by which transformers means the other as well
     tensors=(
         EMBEDDING,
@@ -120,6 +122,8 @@ GEMMA2 = Family(
     name="gemma2",
     architecture=MODEL_ARCH.GEMMA2,
     hf_architectures=("Gemma2ForCausalLM",),
+    tokenizers=(BYTE_FALLBACK,),
+    proven_by=("gemma2",),
     activations=("gelu_pytorch_tanh",),
     tensors=(EMBEDDING, _ATTENTION_NORM, *attention(None), *_AROUND_FEED_FORWARD, _OUTPUT_NORM),
     keys=(
@@ -216,6 +220,8 @@ GEMMA3 = Family(
     name="gemma3",
     architecture=MODEL_ARCH.GEMMA3,
     hf_architectures=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    tokenizers=(BYTE_FALLBACK,),
+    proven_by=("gemma3", "gemma3-multimodal"),
     activations=("gelu_pytorch_tanh",),
     tensors=(
         EMBEDDING,

@@ -9,7 +9,7 @@ from gguf.constants import MODEL_ARCH
 from convert.config_values import positive_number
 from convert.families.llama import LLAMA
 from convert.families.parts import DECODER_KEYS
-from convert.families.record import Family, KeyRule
+from convert.families.record import BYTE_LEVEL, Family, KeyRule
 from convert.hyperparameters import Hyperparameters
 from edge.gguf_format import ValueType
 
@@ -30,6 +30,8 @@ GRANITE = Family(
     name="granite",
     architecture=MODEL_ARCH.GRANITE,
     hf_architectures=("GraniteForCausalLM",),
+    tokenizers=(BYTE_LEVEL,),
+    proven_by=("granite",),
     activations=("silu",),
     tensors=LLAMA.tensors,
     keys=(

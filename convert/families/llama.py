@@ -12,13 +12,26 @@ from convert.families.parts import (
     decoder,
     per_block,
 )
-from convert.families.record import Family
+from convert.families.record import BYTE_FALLBACK, BYTE_LEVEL, Family
 from convert.transforms import ROPE_PAIRS
 
 LLAMA = Family(
     name="llama",
     architecture=MODEL_ARCH.LLAMA,
     hf_architectures=("LlamaForCausalLM", "MistralForCausalLM", "MinistralForCausalLM"),
+    tokenizers=(BYTE_LEVEL, BYTE_FALLBACK),
+    proven_by=(
+        "llama2",
+        "llama3",
+        "llama3-published",
+        "llama-linear",
+        "llama-uneven",
+        "smollm2",
+        "mistral",
+        "llama-yarn",
+        "llama-longrope",
+        "ministral",
+    ),
     activations=("silu",),
     tensors=decoder(
         *attention(ROPE_PAIRS),

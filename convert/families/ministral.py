@@ -7,7 +7,7 @@ from gguf.constants import MODEL_ARCH
 from convert.config_values import number
 from convert.families.llama import LLAMA
 from convert.families.parts import DECODER_KEYS
-from convert.families.record import Family, KeyRule
+from convert.families.record import BYTE_LEVEL, Family, KeyRule
 from convert.hyperparameters import Hyperparameters
 from edge.gguf_format import ValueType
 
@@ -28,6 +28,8 @@ MINISTRAL3 = Family(
     name="ministral3",
     architecture=MODEL_ARCH.MISTRAL3,
     hf_architectures=("Ministral3ForCausalLM",),
+    tokenizers=(BYTE_LEVEL,),
+    proven_by=("ministral3",),
     activations=("silu",),
     tensors=LLAMA.tensors,
     keys=(*DECODER_KEYS, KeyRule("attention.temperature_scale", ValueType.FLOAT32, _temperature_scale)),

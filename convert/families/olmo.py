@@ -15,7 +15,7 @@ from convert.families.parts import (
     heads_objection,
     per_block,
 )
-from convert.families.record import Family
+from convert.families.record import BYTE_LEVEL, Family
 from convert.hyperparameters import Hyperparameters
 
 
@@ -29,6 +29,8 @@ OLMO2 = Family(
     name="olmo2",
     architecture=MODEL_ARCH.OLMO2,
     hf_architectures=("Olmo2ForCausalLM",),
+    tokenizers=(BYTE_LEVEL,),
+    proven_by=("olmo2",),
     activations=("silu",),
     tensors=(
         EMBEDDING,

@@ -14,12 +14,14 @@ from convert.families.parts import (
     heads_objection,
     per_block,
 )
-from convert.families.record import Family
+from convert.families.record import BYTE_FALLBACK, Family
 
 PHI3 = Family(
     name="phi3",
     architecture=MODEL_ARCH.PHI3,
     hf_architectures=("Phi3ForCausalLM",),
+    tokenizers=(BYTE_FALLBACK,),
+    proven_by=("phi3", "phi3-longrope", "phi3-longrope-short"),
     activations=("silu",),
     tensors=(
         EMBEDDING,

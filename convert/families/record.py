@@ -16,6 +16,8 @@ from edge.errors import EdgeError
 from edge.gguf_format import ValueType
 
 Config = Mapping[str, Any]
+BYTE_LEVEL = "byte-level BPE"
+BYTE_FALLBACK = "BPE with byte fallback"
 Presence = Literal["required", "optional", "untied"]
 IGNORED = (r"\.rotary_emb\.inv_freq$",)
 
@@ -90,6 +92,10 @@ class Family:
     name: str
     architecture: MODEL_ARCH
     hf_architectures: tuple[str, ...]
+    tokenizers: tuple[str, ...]
+    """Kinds that its checkpoints are published with."""
+    proven_by: tuple[str, ...]
+    """The checkpoints of the tests whose logits are those of transformers."""
     activations: tuple[str, ...]
     tensors: tuple[TensorRule, ...]
     keys: tuple[KeyRule, ...]

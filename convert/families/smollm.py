@@ -6,7 +6,7 @@ from gguf.constants import MODEL_ARCH
 
 from convert.config_values import positive_integer
 from convert.families.parts import DECODER_KEYS, attention, attention_biases, decoder
-from convert.families.record import Family
+from convert.families.record import BYTE_LEVEL, Family
 from convert.hyperparameters import Hyperparameters
 from convert.transforms import ROPE_PAIRS
 
@@ -31,6 +31,8 @@ SMOLLM3 = Family(
     name="smollm3",
     architecture=MODEL_ARCH.SMOLLM3,
     hf_architectures=("SmolLM3ForCausalLM",),
+    tokenizers=(BYTE_LEVEL,),
+    proven_by=("smollm3",),
     activations=("silu",),
     tensors=decoder(*attention(ROPE_PAIRS), *attention_biases(ROPE_PAIRS, "optional")),
     keys=DECODER_KEYS,

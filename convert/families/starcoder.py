@@ -17,7 +17,7 @@ from convert.families.parts import (
     heads_objection,
     per_block,
 )
-from convert.families.record import Family, TensorRule
+from convert.families.record import BYTE_LEVEL, Family, TensorRule
 from convert.hyperparameters import Hyperparameters
 
 
@@ -31,6 +31,8 @@ STARCODER2 = Family(
     name="starcoder2",
     architecture=MODEL_ARCH.STARCODER2,
     hf_architectures=("Starcoder2ForCausalLM",),
+    tokenizers=(BYTE_LEVEL,),
+    proven_by=("starcoder2",),
     activations=("gelu_pytorch_tanh",),
     tensors=(
         EMBEDDING,
