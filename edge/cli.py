@@ -71,8 +71,8 @@ def _options(show_version: Annotated[bool, typer.Option("--version", help="Print
 @app.command()
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="A Hugging Face checkpoint directory, or a PEFT LoRA directory.")
-    ],
+        Path | None, typer.Argument(metavar="SRC", help="A Hugging Face checkpoint directory, or a PEFT LoRA directory.")
+    ] = None,
     quant: Annotated[
         str | None,
         typer.Option(
@@ -97,9 +97,17 @@ def convert(
         Path | None,
         typer.Option("--base", metavar="BASE", help="With an adapter: the checkpoint or GGUF file it is for."),
     ] = None,
+    families: Annotated[
+        bool, typer.Option("--families", help="Print which model families can be converted, and what proves each.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Convert a checkpoint to GGUF, in one pass for all quantizations, and prove what was written; or an adapter."""
+    if families:
+        _print_families(as_json)
+        return
+    if source is None:
+        raise typer.BadParameter("What to convert is missing.", param_hint="SRC")
     from convert import report
     from convert.adapter import is_adapter_directory
     from convert.pipeline import plan_checkpoint
@@ -133,6 +141,12 @@ def convert(
         models = write_proven(planned, against_logits=against_logits, threads=threads, display=byte_progress)
     _print_result(report.result_document(planned, models), report.render_result(planned, models), as_json)
     raise_if_rejected(models)
+
+
+def _print_families(as_json: bool) -> None:
+    from convert.family_table import families_document, render_families
+
+    _print_result(families_document(), render_families(), as_json)
 
 
 @app.command()
