@@ -246,13 +246,13 @@ def _check_complete(file: GGUFFile, family: Family) -> None:
     for rule in family.tensors:
         for block in range(sizes["layers"] if rule.is_per_block else 1):
             name = rule.target_name(block)
-            expected = tuple(sizes[dimension] for dimension in reversed(rule.target_shape))
+            expected = tuple(sizes.get(dimension) for dimension in reversed(rule.target_shape))
             tensor = file.tensors.get(name)
             if tensor is None and rule.presence == "required":
                 raise EdgeError(
                     f"{file.path}: the tensor {name!r} is missing.", hint="Convert or download the file again."
                 )
-            if tensor and tensor.shape != expected:
+            if tensor and None not in expected and tensor.shape != expected:
                 raise EdgeError(
                     f"{file.path}: the tensor {name!r} has shape {list(tensor.shape)};"
                     f" the file's keys make it {list(expected)}.",
@@ -261,7 +261,7 @@ def _check_complete(file: GGUFFile, family: Family) -> None:
 
 
 def _sizes(file: GGUFFile, family: Family) -> Mapping[str, int]:
-    """The dimensions that tensor rules name, from a file's keys."""
+    """The dimensions that tensor rules name, from a file's keys; some that a few families name are not among them."""
 
     def value(key: str, default: int | None = None) -> int:
         stored = file.metadata.get(f"{family.gguf_name}.{key}", default)
@@ -273,15 +273,19 @@ def _sizes(file: GGUFFile, family: Family) -> Mapping[str, int]:
 
     heads, hidden = value("attention.head_count"), value("embedding_length")
     head_dim = value("attention.key_length", hidden // max(heads, 1))
+    query, key_value = heads * head_dim, value("attention.head_count_kv", heads) * head_dim
+    feed_forward = value("feed_forward_length")
     tokens = cast(Any, file.metadata.get("tokenizer.ggml.tokens", ()))
     return {
         "layers": value("block_count"),
         "hidden": hidden,
-        "feed_forward": value("feed_forward_length"),
+        "feed_forward": feed_forward,
+        "gate_up": 2 * feed_forward,
         "experts": value("expert_count", 0),
-        "expert_feed_forward": value("expert_feed_forward_length", value("feed_forward_length")),
+        "expert_feed_forward": value("expert_feed_forward_length", feed_forward),
         "head_dim": head_dim,
-        "query": heads * head_dim,
-        "key_value": value("attention.head_count_kv", heads) * head_dim,
+        "query": query,
+        "key_value": key_value,
+        "query_key_value": query + 2 * key_value,
         "vocabulary": value("vocab_size", len(tokens)),
     }
