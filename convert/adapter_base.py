@@ -12,7 +12,7 @@ from pathlib import Path
 
 from convert.adapter_fit import BaseModules
 from convert.checkpoint import Checkpoint, read_checkpoint
-from convert.families import FAMILIES, Family
+from convert.families import FAMILIES, Family, TensorRule
 from convert.hyperparameters import Hyperparameters, read_hyperparameters
 from convert.source import read_model
 from convert.tensor_plan import plan_tensors
@@ -42,6 +42,8 @@ class BaseTensor:
     shape: tuple[int, ...]
     rows: int
     transform: SlabTransform | None
+    expert: int | None = None
+    """Which of the matrices that are stacked in the tensor, where each belongs to an expert."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,9 @@ def read_adapter_base(path: Path) -> AdapterBase:
 
 def _of_checkpoint(checkpoint: Checkpoint) -> AdapterBase:
     family, shape, _ = read_model(checkpoint)
-    tensors = {}
-    for planned in plan_tensors(family, shape, checkpoint.tensors):
-        if len(planned.shape) == 2 and len(planned.sources) == 1:
-            source = planned.sources[0].tensor
-            module = family.rule_name(source.name).removesuffix(".weight")
-            tensors[module] = BaseTensor(planned.name, source.shape, planned.rows, planned.transform)
-    identity = weights_sha256(checkpoint.tensors)
-    return _base(checkpoint.name, family, tensors, shape.tied_embeddings, identity)
+    stored = {planned.name: planned.shape for planned in plan_tensors(family, shape, checkpoint.tensors)}
+    tensors = dict(_tensors(family, shape, stored))
+    return _base(checkpoint.name, family, tensors, shape.tied_embeddings, weights_sha256(checkpoint.tensors))
 
 
 def _of_gguf(file: GGUFFile) -> AdapterBase:
@@ -79,11 +76,11 @@ def _of_gguf(file: GGUFFile) -> AdapterBase:
     if not families:
         known = ", ".join(sorted({family.gguf_name for family in FAMILIES}))
         raise EdgeError(f"{file.path} is of the architecture {file.architecture!r}.", hint=f"Known are: {known}.")
-    tensors: dict[str, BaseTensor] = {}
     shape = read_hyperparameters(_config(file))
+    stored = {name: tuple(reversed(tensor.shape)) for name, tensor in file.tensors.items()}
+    tensors: dict[str, BaseTensor] = {}
     for family in families:
-        for module, tensor in _rules(file, family, shape):
-            tensors.setdefault(module, tensor)
+        tensors = {**dict(_tensors(family, shape, stored)), **tensors}
     identity = file.metadata.get(WEIGHTS_KEY)
     tied = "output.weight" not in file.tensors
     return _base(file.path.name, families[0], tensors, tied, identity if isinstance(identity, str) else None)
@@ -100,15 +97,25 @@ def _base(
     return AdapterBase(BaseModules(name, family, shapes, tied_embeddings), tensors, identity)
 
 
-def _rules(file: GGUFFile, family: Family, shape: Hyperparameters) -> Iterator[tuple[str, BaseTensor]]:
+def _tensors(
+    family: Family, shape: Hyperparameters, stored: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, BaseTensor]]:
+    """Each module by the family's rules, with its matrix among the `stored` shapes, outermost dimension first."""
     for rule in family.tensors:
         for block in range(shape.layers if rule.is_per_block else 1):
-            tensor = file.tensors.get(rule.target_name(block))
-            if tensor and len(tensor.shape) == 2 and not rule.is_per_expert:
-                module = rule.source_name(block).removesuffix(".weight")
-                columns, rows = tensor.shape
-                transform = rule.transform.bind(shape) if rule.transform else None
-                yield module, BaseTensor(tensor.name, (rows, columns), rows, transform)
+            name = rule.target_name(block)
+            transform = rule.transform.bind(shape) if rule.transform else None
+            sizes = stored.get(name, ())
+            if rule.is_per_expert and len(sizes) == 3:
+                for expert in range(sizes[0]):
+                    yield _module(rule, block, expert), BaseTensor(name, sizes[1:], sizes[1], transform, expert)
+            elif len(sizes) == 2:
+                spare = shape.spare_rows if rule.shape[0] == "vocabulary" else 0
+                yield _module(rule, block), BaseTensor(name, (sizes[0] + spare, sizes[1]), sizes[0], transform)
+
+
+def _module(rule: TensorRule, block: int, expert: int = 0) -> str:
+    return rule.source_name(block, expert).removesuffix(".weight")
 
 
 def _config(file: GGUFFile) -> dict[str, int | float | bool]:

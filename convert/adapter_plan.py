@@ -8,7 +8,8 @@ Source: llama.cpp, src/llama-adapter.cpp, convert_lora_to_gguf.py, and for embed
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from edge.errors import EdgeError
 from edge.gguf_format import BASE_KEY, TENSOR_TYPES, MetadataEntry, ValueType
 
 ADAPTER_TYPES = ("F32", "F16", "BF16")
+_MERGE_INSTEAD = "Merge the adapter into its base instead: edge convert BASE --merge-lora ADAPTER"
 Floats = npt.NDArray[np.float32]
 
 
@@ -41,11 +43,11 @@ def plan_adapter(adapter: Adapter, base: AdapterBase, path: Path, recipe: Recipe
         )
     pairs = pairs_by_base_module(adapter, base.modules)
     alpha = max(_alpha(pair) for pair in pairs.values())
-    tensors = [
-        tensor
-        for module, pair in sorted(pairs.items())
-        for tensor in _plan_pair(pair, base.tensors[module], _alpha(pair) / alpha)
-    ]
+    members: dict[str, list[_Member]] = {}
+    for module, pair in sorted(pairs.items()):
+        target = base.tensors[module]
+        members.setdefault(target.name, []).append(_Member(pair, target))
+    tensors = [tensor for group in members.values() for tensor in _plan_group(group, base, alpha)]
     types = {tensor.name: TENSOR_TYPES[recipe.default] for tensor in tensors}
     stored = [StoredTensor(tensor.name, tensor.shape, types[tensor.name]) for tensor in tensors]
     file_type = MetadataEntry("general.file_type", ValueType.UINT32, recipe.file_type)
@@ -59,17 +61,50 @@ def _alpha(pair: AdapterPair) -> float:
     return pair.scale * pair.rank
 
 
-def _plan_pair(pair: AdapterPair, target: BaseTensor, factor: float) -> Iterator[TensorPlan]:
+@dataclass(frozen=True)
+class _Member:
+    """A pair and the matrix of the model that it changes."""
+
+    pair: AdapterPair
+    target: BaseTensor
+
+
+def _plan_group(members: Sequence[_Member], base: AdapterBase, alpha: float) -> Iterator[TensorPlan]:
+    """The two tensors for all pairs of one tensor of the model: one pair, or those of all its experts."""
+    pair, target = members[0].pair, members[0].target
+    factor = _alpha(pair) / alpha
+    if target.transform:
+        _check_order(pair, target.transform)
     if pair.is_embedding:
         tokens = np.ascontiguousarray(_read(pair.a)[:, : target.rows].T)
         yield TensorPlan(f"{target.name}.lora_a", tokens.shape, (), values=tokens)
-        rows, order = pair.b.rows, None
-    else:
-        yield TensorPlan(f"{target.name}.lora_a", pair.a.shape, (SourceRows(pair.a, 0, pair.rank),))
-        rows, order = target.rows, target.transform
-        if order:
-            _check_order(pair, order)
-    yield TensorPlan(f"{target.name}.lora_b", (rows, pair.rank), (SourceRows(pair.b, 0, rows),), _scaled(order, factor))
+        b = (SourceRows(pair.b, 0, pair.b.rows),)
+        yield TensorPlan(f"{target.name}.lora_b", pair.b.shape, b, _scaled(None, factor))
+        return
+    experts: tuple[int, ...] = ()
+    if target.expert is not None:
+        members = _all_experts(members, base)
+        experts = (len(members),)
+    left = tuple(SourceRows(member.pair.b, 0, target.rows) for member in members)
+    right = tuple(SourceRows(member.pair.a, 0, pair.rank) for member in members)
+    yield TensorPlan(f"{target.name}.lora_a", (*experts, pair.rank, pair.a.columns), right)
+    yield TensorPlan(
+        f"{target.name}.lora_b", (*experts, target.rows, pair.rank), left, _scaled(target.transform, factor)
+    )
+
+
+def _all_experts(members: Sequence[_Member], base: AdapterBase) -> list[_Member]:
+    """The pairs in the order of the experts. EdgeError unless each has one, of one rank and scale."""
+    ordered = sorted(members, key=lambda member: member.target.expert or 0)
+    count = sum(tensor.name == ordered[0].target.name for tensor in base.tensors.values())
+    kinds = {(member.pair.rank, member.pair.scale) for member in ordered}
+    if len(ordered) < count or len(kinds) > 1:
+        raise EdgeError(
+            f"The matrices of {ordered[0].pair.module} and its like cannot be stored: llama.cpp has the {count} experts"
+            " of a layer in one tensor, and their matrices have to be complete and of one rank and scale.",
+            hint=_MERGE_INSTEAD,
+        )
+    return ordered
 
 
 def _scaled(order: SlabTransform | None, factor: float) -> SlabTransform | None:
@@ -91,7 +126,7 @@ def _check_order(pair: AdapterPair, order: SlabTransform) -> None:
         raise EdgeError(
             f"The matrices of {pair.module} cannot be stored: llama.cpp keeps this weight in an order ({order.name})"
             " that no product of two matrices can follow.",
-            hint="Merge the adapter into its base instead: edge convert BASE --merge-lora ADAPTER",
+            hint=_MERGE_INSTEAD,
         )
 
 

@@ -19,7 +19,7 @@ from tests.convert.conftest import TinyFolder
 from tests.convert.test_golden import all_logits, divergences
 from tests.golden.stored import read_golden
 from tests.tiny import CONTEXT_TOKENS, weights_sha256
-from tests.tiny.adapters import ADAPTERS, write_tiny_adapter
+from tests.tiny.adapters import ADAPTERS, TinyAdapter, write_adapter, write_tiny_adapter
 
 LARGEST_DIVERGENCE = 1e-6
 LEAST_EFFECT = 0.1  # mean KL divergence between an adapted model and its base
@@ -83,3 +83,23 @@ def test_half_of_an_adapter_beside_the_base_is_half_of_it_merged(tiny: TinyFolde
     with Model(converted) as model, Adapter(model, adapter_file) as adapter:
         assert divergences(expected, adapted_logits(model, adapter, tokens, scale=0.5)).mean() <= 1e-8
         assert divergences(expected, adapted_logits(model, adapter, tokens)).mean() >= LEAST_EFFECT
+
+
+# PEFT has no such module any more: transformers 5 keeps the experts of a layer in one parameter
+EXPERTS = TinyAdapter("mixtral-experts", "mixtral", rank=4, alpha=8, modules=("w1", "w2", "w3", "gate", "k_proj"))
+
+
+def test_adapter_of_experts_beside_the_base_is_the_same_as_merged(tiny: TinyFolder, tmp_path: Path) -> None:
+    base, directory = tiny("mixtral"), write_adapter(EXPERTS, tmp_path)
+    (converted,) = write_checkpoint(base, ["F32"], tmp_path / "base.gguf", threads=1)
+    merge = [ScaledAdapter(directory)]
+    (merged,) = write_checkpoint(base, ["F32"], tmp_path / "merged.gguf", merge=merge, threads=1)
+    adapter_file = convert_adapter(directory, base, out=tmp_path / "adapter.gguf")
+    assert convert_adapter(directory, converted, out=tmp_path / "b.gguf").read_bytes() == adapter_file.read_bytes()
+    check_adapter(read_gguf(adapter_file), read_gguf(converted))
+    tokens = np.arange(5, 69, dtype=np.int32)
+    with Model(merged) as model:
+        expected = all_logits(model, tokens)
+    with Model(converted) as model, Adapter(model, adapter_file) as adapter:
+        assert divergences(expected, adapted_logits(model, adapter, tokens)).mean() <= LARGEST_DIVERGENCE
+        assert divergences(expected, adapted_logits(model, adapter, tokens, scale=0.0)).mean() >= LEAST_EFFECT

@@ -19,10 +19,10 @@ from convert.transforms import SlabTransform
 from edge.errors import EdgeError
 from edge.gguf_file import GGUFFile, read_gguf
 from tests.convert.conftest import TinyFolder
-from tests.convert.edited import stored
-from tests.convert.edited_adapter import edited_adapter
+from tests.convert.edited import Weights, stored
+from tests.convert.edited_adapter import Tensors, edited_adapter
 from tests.edge.gguf_bytes import Document, scalar, string
-from tests.tiny.adapters import ADAPTERS, write_tiny_adapter
+from tests.tiny.adapters import ADAPTERS, TinyAdapter, write_adapter, write_tiny_adapter
 
 DIGEST = "edge.source.weights_sha256"
 
@@ -198,4 +198,31 @@ def test_weight_in_an_order_that_no_product_can_follow_is_refused(tiny: TinyFold
             adapter, AdapterBase(base.modules, tensors, base.weights_sha256), tmp_path / "x.gguf", find_recipe("F32")
         )
     assert f"matrices of {module} cannot be stored" in caught.value.message
+    assert "--merge-lora" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rank_pattern": {"experts.1.w1": 2}},
+        {"alpha_pattern": {"experts.1.w1": 2}},
+        {"exclude_modules": ["experts.1.w1"]},
+    ],
+)
+def test_experts_that_differ_in_more_than_their_values_are_refused(
+    change: dict[str, Any], tiny: TinyFolder, tmp_path: Path
+) -> None:
+    def edit(tensors: Tensors) -> None:
+        for name in [name for name in tensors if "experts.1.w1" in name]:
+            values = tensors.pop(name).values
+            if "rank_pattern" in change:
+                tensors[name] = Weights("BF16", values[:2] if "lora_A" in name else values[:, :2].copy())
+            elif "alpha_pattern" in change:
+                tensors[name] = Weights("BF16", values)
+
+    experts = TinyAdapter("mixtral-experts", "mixtral", rank=4, alpha=8, modules=("w1", "w2"))
+    adapter = edited_adapter(write_adapter(experts, tmp_path), tmp_path / "edited", edit, **change)
+    with pytest.raises(EdgeError) as caught:
+        convert_adapter(adapter, tiny("mixtral"), out=tmp_path / "out.gguf")
+    assert "experts of a layer in one tensor, and their matrices have to be complete" in caught.value.message
     assert "--merge-lora" in caught.value.hint

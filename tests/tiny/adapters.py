@@ -105,8 +105,11 @@ ADAPTERS: dict[str, TinyAdapter] = {adapter.name: adapter for adapter in _ADAPTE
 
 def write_tiny_adapter(name: str, directory: Path) -> Path:
     """Writes the adapter `name` of `ADAPTERS` into a new folder of `directory` and gives the folder."""
-    adapter = ADAPTERS[name]
-    folder = directory / name
+    return write_adapter(ADAPTERS[name], directory)
+
+
+def write_adapter(adapter: TinyAdapter, directory: Path) -> Path:
+    folder = directory / adapter.name
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text(json.dumps(adapter.config, indent=2) + "\n", encoding="utf-8")
     tensors = [
