@@ -53,10 +53,10 @@ def measure_importance(
         ) as context:
             for number, chunk in enumerate(chunks):
                 if progress:
-                    progress(Progress(number * chunk_tokens, len(chunks) * chunk_tokens))
+                    progress(Progress(text.n_bytes * number // len(chunks), text.n_bytes))
                 _run_chunk(context, chunk, batch_tokens)
         if progress:
-            progress(Progress(len(chunks) * chunk_tokens, len(chunks) * chunk_tokens))
+            progress(Progress(text.n_bytes, text.n_bytes))
     return ImportanceMatrix(
         text.name, _entries(text.name, recorder.sums), (text.name,), chunk_count=len(chunks), chunk_tokens=chunk_tokens
     )

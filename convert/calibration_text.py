@@ -31,6 +31,12 @@ class CalibrationText:
     texts: tuple[str, ...]
     dialogues: tuple[tuple[Message, ...], ...] = ()
 
+    @property
+    def n_bytes(self) -> int:
+        """How much text it is."""
+        messages = (message.content for dialogue in self.dialogues for message in dialogue)
+        return sum(len(text.encode()) for text in (*self.texts, *messages))
+
     def tokens(self, vocab: Vocab, chat_template: str | None) -> list[int]:
         """All of it as token ids. Conversations are left out where a model has no template."""
         tokens = [token for text in self.texts for token in vocab.tokenize(text)]

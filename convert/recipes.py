@@ -316,6 +316,12 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+def recipes_text() -> str:
+    """The names of all recipes in a line for a person."""
+    plain = ", ".join(name for name, recipe in RECIPES.items() if not recipe.needs_matrix)
+    return f"{plain}; with an importance matrix {', '.join(name for name in RECIPES if RECIPES[name].needs_matrix)}"
+
+
 def find_recipe(name: str) -> Recipe:
     """The recipe of a name in any case. EdgeError that lists the known ones."""
     recipe = RECIPES.get(name.upper())

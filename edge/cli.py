@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from convert.recipes import recipes_text
 from edge.errors import EdgeError
 
 if TYPE_CHECKING:
@@ -71,14 +72,18 @@ def _options(show_version: Annotated[bool, typer.Option("--version", help="Print
 @app.command()
 def convert(
     source: Annotated[
-        Path | None, typer.Argument(metavar="SRC", help="A Hugging Face checkpoint directory, or a PEFT LoRA directory.")
+        Path | None,
+        typer.Argument(
+            metavar="SRC",
+            help="A Hugging Face checkpoint directory, a GGUF file (F32, F16, BF16, Q8_0), or a PEFT LoRA directory.",
+        ),
     ] = None,
     quant: Annotated[
         str | None,
         typer.Option(
             "--quant",
             metavar="QUANT[,...]",
-            help="F32, F16, BF16, Q8_0, Q4_K_M; several with commas. Default: Q4_K_M; for an adapter F32.",
+            help=f"{recipes_text()}; several with commas. Default: Q4_K_M; for an adapter F32.",
         ),
     ] = None,
     out: Annotated[
@@ -88,6 +93,30 @@ def convert(
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be written, with exact sizes.")] = False,
     split_max_size: Annotated[
         str | None, typer.Option("--split-max-size", metavar="SIZE", help="Split files larger than this: 2GB, 500M.")
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            "--calibrate",
+            metavar="TEXT",
+            help="Run the model over a text file first, to learn which weights matter; `default` is a text of edge's.",
+        ),
+    ] = None,
+    imatrix: Annotated[
+        Path | None, typer.Option("--imatrix", metavar="FILE", help="An importance matrix measured before.")
+    ] = None,
+    save_imatrix: Annotated[
+        Path | None, typer.Option("--save-imatrix", metavar="FILE", help="Keep the importance matrix.")
+    ] = None,
+    tensor_type: Annotated[
+        list[str] | None,
+        typer.Option("--tensor-type", metavar="REGEX=TYPE", help="A type for tensors of such names; repeatable."),
+    ] = None,
+    output_type: Annotated[
+        str | None, typer.Option("--output-type", metavar="TYPE", help="A type for the output tensor.")
+    ] = None,
+    embedding_type: Annotated[
+        str | None, typer.Option("--embedding-type", metavar="TYPE", help="A type for the token embeddings.")
     ] = None,
     against_logits: AgainstLogits = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not prove the files.")] = False,
@@ -110,9 +139,11 @@ def convert(
         raise typer.BadParameter("What to convert is missing.", param_hint="SRC")
     from convert import report
     from convert.adapter import is_adapter_directory
-    from convert.pipeline import plan_checkpoint
+    from convert.calibration_run import MatrixRequest, obtain_matrix
+    from convert.pipeline import check_targets, plan_checkpoint
     from convert.plan import ConversionOptions
     from convert.proven import raise_if_rejected, write_proven, write_unproven
+    from convert.tensor_types import read_choices
     from edge.quantities import parse_size
     from edge.terminal import byte_progress
 
@@ -128,7 +159,14 @@ def convert(
         raise EdgeError("--no-verify leaves out what --against-logits asks for.", hint="Leave one of them out.")
     quantizations = [name.strip() for name in (quant or "Q4_K_M").split(",") if name.strip()]
     max_part_bytes = parse_size(split_max_size) if split_max_size else None
-    options = ConversionOptions(max_part_bytes=max_part_bytes)
+    choices = read_choices(tensor_type or (), output=output_type, embedding=embedding_type)
+    request = MatrixRequest(imatrix, calibrate, save_imatrix)
+    if calibrate:
+        if plan:
+            raise EdgeError("--plan runs nothing, so --calibrate cannot be planned.", hint="Leave one of them out.")
+        check_targets(source, quantizations, out, merge=merge, force=force)
+    matrix = obtain_matrix(request, source, merge=merge, beside=out, threads=threads, display=byte_progress)
+    options = ConversionOptions(choices, matrix, max_part_bytes)
     planned = plan_checkpoint(source, quantizations, out, merge=merge, options=options, force=force)
     if plan:
         _print_result(report.plan_document(planned), report.render_plan(planned), as_json)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from edge.errors import EdgeError
+from edge.quantities import size_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -61,7 +62,7 @@ class _Line:
 
     def update(self, progress: Progress) -> None:
         if self._label:
-            note(f"{self._label}: {progress.total_bytes / 1e9:.2f} GB")
+            note(f"{self._label}: {size_text(progress.total_bytes)}")
             self._label = None
 
     def close(self) -> None:
