@@ -37,6 +37,8 @@ _SLOWEST_BYTES_PER_SECOND = 20_000_000
 """A disk so slow that reading a model from it takes all the time that a forward pass has."""
 _TRIAL_MEMORY_BYTES = 512 << 20
 """What a forward pass takes beside the mapped weights: the vocabulary, logits and compute buffers."""
+_LARGE_FILE_BYTES = 1_000_000_000
+"""From this size on, a forward pass gains from several threads; below, they mostly wait for each other."""
 _SHOWN_DIFFERENCES = 3
 _SHOWN_IDS = 4
 
@@ -209,7 +211,8 @@ class _Prover:
                 f"{size_text(available)} of memory are free, too little to run a model"
                 f" ({size_text(_TRIAL_MEMORY_BYTES)})"
             )
-        full = {**question, "path": str(self._file.path.absolute()), "threads": self._threads}
+        threads = self._threads if needed >= _LARGE_FILE_BYTES else 1
+        full = {**question, "path": str(self._file.path.absolute()), "threads": threads}
         seconds = _TRIAL_SECONDS + needed / _SLOWEST_BYTES_PER_SECOND
         with self._display(f"Running {self._file.path.name}") as progress:
             progress(Progress(0, needed))

@@ -27,7 +27,10 @@ def proof_document(proof: Proof) -> dict[str, Any]:
 
 
 def record_path(path: Path) -> Path:
-    """Where the record of a model lies: beside it, under its name without what says that it is a GGUF file."""
+    """Where the record of a file lies: beside it, under its name without what says that it is a GGUF file.
+
+    Of a split model, beside its first part.
+    """
     return path.with_name(path.name.replace(".gguf", "") + ".proof.json")
 
 

@@ -67,7 +67,7 @@ def write_unproven(plan: ConversionPlan, *, threads: int | None, progress: Progr
     """Write every file of a plan, and remove the records of those that they replace."""
     paths = write_files(plan, threads=threads, progress=progress)
     for file in plan.files:
-        record_path(file.path).unlink(missing_ok=True)
+        record_path(file.first_path).unlink(missing_ok=True)
     return paths
 
 
@@ -88,7 +88,7 @@ def raise_if_rejected(models: Sequence[ProvenModel]) -> None:
 
 def _keep_record(model: ProvenModel) -> None:
     if model.is_accepted:
-        write_record(model.proof, model.plan.path, [part.path for part in model.plan.parts])
+        write_record(model.proof, model.path, [part.path for part in model.plan.parts])
         return
     folder = model.path
     is_split = len(model.plan.parts) > 1

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from edge.llama.model import Model
 
-FORWARD_TOKENS = 24
+FORWARD_TOKENS = 16
 _FORWARD_TEXT = (
     "The bees came back to the garden in April. A beekeeper counts them by the frame, writes the date beside each"
     " number, and knows by June whether the year will be a good one."

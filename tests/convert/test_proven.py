@@ -123,10 +123,10 @@ def test_rejected_file_of_an_earlier_conversion_is_replaced(tiny: TinyFolder, tm
 def test_parts_of_a_split_model_get_their_names_together(tiny: TinyFolder, tmp_path: Path) -> None:
     (model,) = converted(tiny("llama3"), ["F16"], tmp_path / "model.gguf", SPLIT)
     parts = [f"model-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [*parts, "model.proof.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {*parts, "model-00001-of-00003.proof.json"}
     assert model.path == tmp_path / parts[0]
     assert claims(model.path) == dict.fromkeys(KEYS, True)
-    record = json.loads((tmp_path / "model.proof.json").read_text(encoding="utf-8"))
+    record = json.loads((tmp_path / "model-00001-of-00003.proof.json").read_text(encoding="utf-8"))
     assert [file["name"] for file in record["files"]] == parts
     assert not prove_file(tmp_path / parts[2], tiny("llama3"), threads=1).failed
 

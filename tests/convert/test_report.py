@@ -237,7 +237,7 @@ def test_command_verifies_a_file(edge: Command, tiny: TinyFolder, tmp_path: Path
     ]  # fmt: skip
     assert shown[3] == "  - tokens   there is no checkpoint to compare with"
     assert shown[4] == "  ✓ template takes all 6 shapes of conversation"
-    assert shown[5].startswith("  ✓ forward  24 tokens, logits from ")
+    assert shown[5].startswith("  ✓ forward  16 tokens, logits from ")
 
 
 def test_command_says_which_check_a_file_fails(edge: Command, tiny: TinyFolder, tmp_path: Path) -> None:

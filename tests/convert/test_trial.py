@@ -40,14 +40,14 @@ def f32(tiny: TinyFolder, tmp_path: Path) -> Path:
 
 def test_forward_pass_gives_the_range_of_the_logits(f32: Path) -> None:
     answer = try_in_child(FORWARD, {"kind": "forward", "path": str(f32), "threads": 1}, timeout_seconds=60)
-    assert answer["tokens"] == 24
+    assert answer["tokens"] == 16
     assert answer["smallest_logit"] < 0 < answer["largest_logit"]
 
 
 def test_logits_that_are_no_numbers_are_refused(f32: Path) -> None:
     fill(f32, "blk.1.ffn_norm.weight", 3e38)
     error = refusal({"kind": "forward", "path": str(f32), "threads": 1})
-    assert error.message == "The forward pass gives logits that are no numbers, at token 1 of 24."
+    assert error.message == "The forward pass gives logits that are no numbers, at token 1 of 16."
     assert error.hint == "The weights or the model's shape are wrong: the file cannot be used."
 
 
