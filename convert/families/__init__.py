@@ -7,12 +7,16 @@ Sources: transformers' modeling files for names and shapes, llama.cpp's src/mode
 
 from __future__ import annotations
 
+from convert.families.cohere import COHERE2
+from convert.families.ernie import ERNIE4_5
+from convert.families.exaone import EXAONE4
 from convert.families.experts import MIXTRAL, QWEN3_MOE
 from convert.families.gemma import GEMMA, GEMMA2, GEMMA3
+from convert.families.glm import GLM4
 from convert.families.granite import GRANITE
 from convert.families.llama import LLAMA
 from convert.families.ministral import MINISTRAL3
-from convert.families.olmo import OLMO2
+from convert.families.olmo import OLMO2, OLMO3
 from convert.families.phi import PHI3
 from convert.families.qwen import QWEN2, QWEN3
 from convert.families.record import Family as Family
@@ -20,6 +24,7 @@ from convert.families.record import KeyRule as KeyRule
 from convert.families.record import TensorRule as TensorRule
 from convert.families.record import check_reproducible as check_reproducible
 from convert.families.smollm import SMOLLM3
+from convert.families.stablelm import STABLELM
 from convert.families.starcoder import STARCODER2
 from edge.errors import EdgeError
 
@@ -36,8 +41,14 @@ FAMILIES: tuple[Family, ...] = (
     PHI3,
     SMOLLM3,
     OLMO2,
+    OLMO3,
     GRANITE,
     STARCODER2,
+    GLM4,
+    EXAONE4,
+    COHERE2,
+    STABLELM,
+    ERNIE4_5,
 )
 
 

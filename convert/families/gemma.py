@@ -10,21 +10,21 @@ from gguf.constants import MODEL_ARCH, MODEL_TENSOR
 
 from convert.config_values import flag, positive_integer, positive_number
 from convert.families.parts import (
-    DECODER_KEYS,
     EMBEDDING,
     FEED_FORWARD,
+    FULL_CONTEXT_KEYS,
     OUTPUT,
     attention,
     per_block,
 )
 from convert.families.record import BYTE_FALLBACK, IGNORED, Config, Family, KeyRule, LeftOut, TensorRule
+from convert.families.sliding import FULL, SLIDING, sliding_keys, sliding_layers
 from convert.hyperparameters import Hyperparameters
 from convert.rope import RopeParameters, read_rope_parameters
 from convert.transforms import ADD_ONE
 from edge.errors import EdgeError
 from edge.gguf_format import ValueType
 
-_SLIDING, _FULL = "sliding_attention", "full_attention"
 _TIED = {"tie_word_embeddings": True}
 _ALWAYS_TIED = (*IGNORED, r"^lm_head\.weight$")  # a copy of the embeddings, which transformers ignores too
 
@@ -40,10 +40,6 @@ _AROUND_FEED_FORWARD = (
     _gemma_norm(MODEL_TENSOR.FFN_PRE_NORM, "pre_feedforward_layernorm.weight"),
     *FEED_FORWARD,
     _gemma_norm(MODEL_TENSOR.FFN_POST_NORM, "post_feedforward_layernorm.weight"),
-)
-_KEYS = (
-    *(rule for rule in DECODER_KEYS if rule.key != "context_length"),
-    KeyRule("context_length", ValueType.UINT32, lambda shape: shape.context_tokens),
 )
 
 
@@ -83,7 +79,7 @@ GEMMA = Family(
         *FEED_FORWARD,
         _OUTPUT_NORM,
     ),
-    keys=_KEYS,
+    keys=FULL_CONTEXT_KEYS,
     config_defaults={**_TIED, "head_dim": 256},
     ignored=_ALWAYS_TIED,
     objection=lambda shape: _common_objection(shape) or _untied_objection(shape),
@@ -104,7 +100,7 @@ def _gemma2_objection(shape: Hyperparameters) -> str | None:
         if not shape.config.get(name, default):
             return f"{name} is {shape.config[name]}, llama.cpp always caps"
     layer_types = shape.config.get("layer_types")
-    alternating = [(_SLIDING, _FULL)[block % 2] for block in range(shape.layers)]
+    alternating = [(SLIDING, FULL)[block % 2] for block in range(shape.layers)]
     if layer_types is not None and layer_types != alternating:
         return "layer_types do not alternate between sliding and full attention"
     return _untied_objection(shape) or _common_objection(shape)
@@ -127,7 +123,7 @@ GEMMA2 = Family(
     activations=("gelu_pytorch_tanh",),
     tensors=(EMBEDDING, _ATTENTION_NORM, *attention(None), *_AROUND_FEED_FORWARD, _OUTPUT_NORM),
     keys=(
-        *_KEYS,
+        *FULL_CONTEXT_KEYS,
         KeyRule("attention.sliding_window", ValueType.UINT32, _sliding_window),
         *(KeyRule(name, ValueType.FLOAT32, partial(_gemma2_cap, name)) for name in _GEMMA2_CAPS),
     ),
@@ -149,7 +145,7 @@ _GEMMA3_DEFAULTS = {
     "rms_norm_eps": 1e-6,
     "vocab_size": 262208,
 }
-_GEMMA3_THETA = {_FULL: 1000000.0, _SLIDING: 10000.0}
+_GEMMA3_THETA = {FULL: 1000000.0, SLIDING: 10000.0}
 _LOCAL_ROPE = "local_rope_parameters"  # not a key of config.json, which has it in one of two other places
 
 
@@ -161,8 +157,8 @@ def gemma3_rope(config: Config) -> Config:
     stored = config.get("rope_parameters") or {}
     if not isinstance(stored, Mapping):
         raise EdgeError(f"config.json gives rope_parameters as {stored!r}.", hint="An object is needed.")
-    full: Any = stored.get(_FULL)
-    local: Any = stored.get(_SLIDING)
+    full: Any = stored.get(FULL)
+    local: Any = stored.get(SLIDING)
     if not isinstance(full, Mapping):
         scaling = config.get("rope_scaling") or {}
         full = {**scaling, "rope_theta": config.get("rope_theta")} if isinstance(scaling, Mapping) else scaling
@@ -170,7 +166,7 @@ def gemma3_rope(config: Config) -> Config:
         local = {"rope_theta": config.get("rope_local_base_freq")}
     full, local = (
         {**rope, "rope_theta": rope.get("rope_theta") or _GEMMA3_THETA[kind]}
-        for kind, rope in ((_FULL, full), (_SLIDING, local))
+        for kind, rope in ((FULL, full), (SLIDING, local))
     )
     return {**config, "rope_parameters": full, _LOCAL_ROPE: local}
 
@@ -182,16 +178,7 @@ def local_rope(shape: Hyperparameters) -> RopeParameters:
 
 def slides(shape: Hyperparameters) -> list[bool]:
     """Whether each layer has a sliding window."""
-    layer_types = shape.config.get("layer_types")
-    if layer_types is None:
-        pattern = positive_integer(shape.config, "sliding_window_pattern", default=6)
-        return [(block + 1) % pattern != 0 for block in range(shape.layers)]
-    if not isinstance(layer_types, list) or len(layer_types) != shape.layers or set(layer_types) - {_SLIDING, _FULL}:
-        raise EdgeError(
-            f"config.json gives layer_types as {layer_types!r}.",
-            hint=f"It must name one of {_SLIDING} and {_FULL} for each of {shape.layers} layers.",
-        )
-    return [kind == _SLIDING for kind in layer_types]
+    return sliding_layers(shape, full_every=6)
 
 
 def _if_any_slides(value: Any, shape: Hyperparameters) -> Any:
@@ -234,9 +221,8 @@ GEMMA3 = Family(
         OUTPUT,
     ),
     keys=(
-        *_KEYS,
-        KeyRule("attention.sliding_window", ValueType.UINT32, partial(_if_any_slides, _sliding_window)),
-        KeyRule("attention.sliding_window_pattern", ValueType.BOOL, partial(_if_any_slides, slides)),
+        *FULL_CONTEXT_KEYS,
+        *sliding_keys(slides),
         KeyRule(
             "rope.freq_base_swa", ValueType.FLOAT32, partial(_if_any_slides, lambda shape: local_rope(shape).theta)
         ),

@@ -49,6 +49,10 @@ FEED_FORWARD = (
     per_block(MODEL_TENSOR.FFN_UP, "mlp.up_proj.weight", "feed_forward", "hidden"),
     per_block(MODEL_TENSOR.FFN_DOWN, "mlp.down_proj.weight", "hidden", "feed_forward"),
 )
+GATE_UP = (
+    per_block(MODEL_TENSOR.FFN_UP, "mlp.gate_up_proj.weight", "gate_up", "hidden"),
+    per_block(MODEL_TENSOR.FFN_DOWN, "mlp.down_proj.weight", "hidden", "feed_forward"),
+)
 FEED_FORWARD_BIASES = (
     per_block(MODEL_TENSOR.FFN_GATE, "mlp.gate_proj.bias", "feed_forward", presence="optional"),
     per_block(MODEL_TENSOR.FFN_UP, "mlp.up_proj.bias", "feed_forward", presence="optional"),
@@ -88,6 +92,10 @@ DECODER_KEYS = (
     KeyRule("attention.value_length", ValueType.UINT32, lambda shape: shape.head_dim),
     KeyRule("attention.layer_norm_rms_epsilon", ValueType.FLOAT32, lambda shape: shape.norm_epsilon),
     KeyRule("vocab_size", ValueType.UINT32, lambda shape: shape.vocabulary),
+)
+FULL_CONTEXT_KEYS = (
+    *(rule for rule in DECODER_KEYS if rule.key != "context_length"),
+    KeyRule("context_length", ValueType.UINT32, lambda shape: shape.context_tokens),
 )
 LAYER_NORM_KEYS = (
     *(rule for rule in DECODER_KEYS if rule.key != "attention.layer_norm_rms_epsilon"),

@@ -9,18 +9,19 @@ from convert.families.parts import (
     DECODER_KEYS,
     EMBEDDING,
     FEED_FORWARD_NORM,
+    GATE_UP,
     OUTPUT,
     OUTPUT_NORM,
     heads_objection,
     per_block,
 )
-from convert.families.record import BYTE_FALLBACK, Family
+from convert.families.record import BYTE_FALLBACK, BYTE_LEVEL, Family
 
 PHI3 = Family(
     name="phi3",
     architecture=MODEL_ARCH.PHI3,
     hf_architectures=("Phi3ForCausalLM",),
-    tokenizers=(BYTE_FALLBACK,),
+    tokenizers=(BYTE_LEVEL, BYTE_FALLBACK),
     proven_by=("phi3", "phi3-longrope", "phi3-longrope-short"),
     activations=("silu",),
     tensors=(
@@ -29,8 +30,7 @@ PHI3 = Family(
         per_block(MODEL_TENSOR.ATTN_QKV, "self_attn.qkv_proj.weight", "query_key_value", "hidden"),
         per_block(MODEL_TENSOR.ATTN_OUT, "self_attn.o_proj.weight", "hidden", "query"),
         FEED_FORWARD_NORM,
-        per_block(MODEL_TENSOR.FFN_UP, "mlp.gate_up_proj.weight", "gate_up", "hidden"),
-        per_block(MODEL_TENSOR.FFN_DOWN, "mlp.down_proj.weight", "hidden", "feed_forward"),
+        *GATE_UP,
         OUTPUT_NORM,
         OUTPUT,
     ),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from convert.families import check_reproducible
+from convert.families import check_reproducible, find_family
 from edge.errors import EdgeError
 from tests.convert.test_families import keys, objection, refusal, tiny_shape
 
@@ -18,12 +18,12 @@ YARN: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", ["phi3", "olmo2", "starcoder2"])
+@pytest.mark.parametrize("name", ["phi3", "olmo2", "olmo3", "starcoder2", "exaone4", "cohere2", "stablelm"])
 def test_attention_that_is_not_as_wide_as_the_model_is_refused(name: str) -> None:
     assert objection(name, head_dim=128) == "4 heads of 128 are not hidden_size 256, llama.cpp takes them for it."
 
 
-@pytest.mark.parametrize("name", ["llama2", "qwen3", "granite", "olmo2"])
+@pytest.mark.parametrize("name", ["llama2", "qwen3", "granite", "olmo2", "ernie4_5"])
 def test_rope_that_turns_a_part_of_each_head_is_refused(name: str) -> None:
     dimensions = tiny_shape(name)[1].head_dim
     assert objection(name, partial_rotary_factor=0.5) == (
@@ -31,8 +31,12 @@ def test_rope_that_turns_a_part_of_each_head_is_refused(name: str) -> None:
     )
 
 
-def test_phi3_may_turn_a_part_of_each_head() -> None:
-    check_reproducible(*tiny_shape("phi3", partial_rotary_factor=0.75))
+@pytest.mark.parametrize(("name", "dimensions"), [("phi3", 64), ("glm4", 64), ("stablelm", 16)])
+def test_part_of_a_head_that_is_turned_unless_said(name: str, dimensions: int) -> None:
+    rope = {"rope_theta": 10000.0, "rope_type": "default"}
+    family, shape = tiny_shape(name, rope_parameters=rope, partial_rotary_factor=None)
+    check_reproducible(family, shape)
+    assert shape.rope.dimensions == dimensions
 
 
 @pytest.mark.parametrize("name", ["llama2", "qwen3", "smollm3"])
@@ -80,8 +84,9 @@ def test_smollm3_slides_only_where_it_is_told_to() -> None:
     assert keys("smollm3", sliding_window=128)["context_length"] == 512
 
 
-def test_olmo2_with_tied_embeddings_is_refused() -> None:
-    assert objection("olmo2", tie_word_embeddings=True) == (
+@pytest.mark.parametrize("name", ["olmo2", "olmo3", "stablelm"])
+def test_tied_embeddings_are_refused_where_llama_cpp_needs_an_output(name: str) -> None:
+    assert objection(name, tie_word_embeddings=True) == (
         "tie_word_embeddings is true, llama.cpp needs an output of its own."
     )
 
@@ -124,3 +129,92 @@ def test_ministral3_that_grows_without_yarn_is_refused() -> None:
     assert objection("ministral3", rope_parameters=rope) == (
         "llama_4_scaling_beta comes with the RoPE scaling 'default' instead of 'yarn'."
     )
+
+
+OLMO3_ROPES: dict[str, Any] = {
+    "full_attention": YARN,
+    "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+}
+
+
+def test_olmo3_says_which_layers_slide() -> None:
+    found = keys("olmo3")
+    assert found["attention.sliding_window"] == 16
+    assert found["attention.sliding_window_pattern"] == [True, False, True, True]
+    assert found["context_length"] == 512
+    every_fourth = keys("olmo3", layer_types=None, num_hidden_layers=5)
+    assert every_fourth["attention.sliding_window_pattern"] == [True, True, True, False, True]
+    assert keys("olmo3", layer_types=["full_attention"] * 4)["attention.sliding_window"] is None
+
+
+def test_olmo3_s_ropes_mean_the_same_side_by_side() -> None:
+    stored = {kind: {**rope, "rope_theta": 500000.0} for kind, rope in OLMO3_ROPES.items()}
+    before = tiny_shape("olmo3", rope_scaling={**YARN, "rope_theta": 500000.0})[1].rope
+    assert tiny_shape("olmo3", rope_parameters=stored)[1].rope == before
+
+
+def test_olmo3_whose_sliding_layers_turn_otherwise_is_refused() -> None:
+    check_reproducible(*tiny_shape("olmo3", rope_parameters=OLMO3_ROPES))
+    other = {**OLMO3_ROPES, "sliding_attention": {"rope_theta": 5000.0}}
+    assert objection("olmo3", rope_parameters=other) == (
+        "rope_theta is 5000 in sliding layers, llama.cpp takes that of full ones, 10000."
+    )
+    assert objection("olmo3", rope_parameters={**OLMO3_ROPES, "sliding_attention": YARN}) == (
+        "its sliding layers have the RoPE scaling 'yarn', llama.cpp scales full ones only."
+    )
+
+
+@pytest.mark.parametrize("value", ["none", {"rope_theta": 10000.0}])
+def test_olmo3_without_a_rope_for_each_kind_of_layer_is_refused(value: Any) -> None:
+    with pytest.raises(EdgeError) as caught:
+        tiny_shape("olmo3", rope_parameters=value)
+    assert caught.value.message == f"config.json gives rope_parameters as {value!r}."
+    assert caught.value.hint == "An object with full_attention and sliding_attention is needed."
+
+
+def test_exaone4_slides_where_llama_cpp_lets_it() -> None:
+    assert objection("exaone4", sliding_window=128) == (
+        "it has a sliding window and 2 layers, llama.cpp slides with 64 only."
+    )
+    assert objection("exaone4-window", sliding_window=None) == (
+        "it has 64 layers and no sliding window, llama.cpp slides then."
+    )
+    assert keys("exaone4")["attention.sliding_window"] is None
+    assert keys("exaone4-window")["attention.sliding_window_pattern"][:5] == [True, True, True, False, True]
+
+
+def test_cohere2_without_a_sliding_window_is_refused() -> None:
+    expected = "it has no sliding window, llama.cpp needs one."
+    assert objection("cohere2", sliding_window=None) == expected
+    assert objection("cohere2", layer_types=["full_attention"] * 4) == expected
+
+
+def test_cohere2_with_an_output_of_its_own_is_refused() -> None:
+    assert objection("cohere2", tie_word_embeddings=False) == (
+        "tie_word_embeddings is false, llama.cpp always uses the embeddings as output."
+    )
+
+
+def test_cohere2_takes_transformers_defaults_for_what_is_not_said() -> None:
+    config = {**tiny_shape("cohere2")[1].config}
+    for name in ("layer_norm_eps", "layer_types", "logit_scale", "sliding_window", "tie_word_embeddings"):
+        del config[name]
+    family = find_family("Cohere2ForCausalLM")
+    shape = family.read_shape(config)
+    check_reproducible(family, shape)
+    found = {rule.key: rule.value(shape) for rule in family.keys}
+    assert found["logit_scale"] == 0.0625
+    assert found["attention.sliding_window"] == 4096
+    assert found["attention.sliding_window_pattern"] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("name", ["use_parallel_residual", "qk_layernorm"])
+def test_stablelm_12b_is_refused(name: str) -> None:
+    with pytest.raises(EdgeError) as caught:
+        tiny_shape("stablelm", **{name: True})
+    assert caught.value.message == f"config.json gives {name} as true, as StableLM 2 12B has it."
+    assert caught.value.hint == "Of StableLM, the models with 1.6B and 3B parameters are supported."
+
+
+def test_ernie4_5_with_biases_is_refused() -> None:
+    assert objection("ernie4_5", use_bias=True) == "use_bias is true, llama.cpp adds no biases."

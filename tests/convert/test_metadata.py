@@ -160,7 +160,7 @@ def test_llama_cpp_takes_the_shape_from_the_keys(name: str, tiny: TinyFolder, tm
         assert llama.llama_model_n_head(model.pointer) == config["num_attention_heads"]
         assert llama.llama_model_n_head_kv(model.pointer) == config["num_key_value_heads"]
         assert model.trained_context_tokens == config["max_position_embeddings"]
-        assert model.sliding_window == (config["sliding_window"] if has_window else 0)
+        assert model.sliding_window == (config["sliding_window"] or 0 if has_window else 0)
         assert model.vocab.size == TINY[name].vocabulary
         rope = find_family(config["architectures"][0]).read_shape(config).rope
         computed = sum(factors.size for factors in frequency_factors(rope).values())

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.tiny.checkpoint import SMALL_TOKENS, TinyCheckpoint, base_config, published
 from tests.tiny.llama import LLAMA2_TOKENS
-from tests.tiny.shapes import Config, Shapes, attention, decoder_shapes, feed_forward, head_dim_of
+from tests.tiny.shapes import Config, Shapes, attention, decoder_shapes, feed_forward, head_dim_of, llama_layer
 
 
 def plain_rope(theta: float) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def _phi4(original: int, context_tokens: int) -> dict[str, Any]:
     )
 
 
-def _olmo2_layer(config: Config) -> Shapes:
+def olmo2_layer(config: Config) -> Shapes:
     hidden, head_dim = config["hidden_size"], head_dim_of(config)
     return {
         **attention(config),
@@ -141,6 +141,52 @@ def _starcoder2() -> dict[str, Any]:
     return config
 
 
+def _glm4_layer(config: Config) -> Shapes:
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    norms = ("input", "post_attention", "post_mlp", "post_self_attn")
+    return {
+        **attention(config),
+        **attention_biases(config),
+        **{f"{name}_layernorm.weight": (hidden,) for name in norms},
+        "mlp.down_proj.weight": (hidden, inner),
+        "mlp.gate_up_proj.weight": (2 * inner, hidden),
+    }
+
+
+def _stablelm() -> dict[str, Any]:
+    config = base_config(
+        "StableLmForCausalLM",
+        {
+            **SMALL_TOKENS,
+            "hidden_dropout": 0.0,
+            "layer_norm_eps": 1e-5,
+            "model_type": "stablelm",
+            "partial_rotary_factor": 0.25,
+            "qk_layernorm": False,
+            "rope_theta": 10000,
+            "use_parallel_residual": False,
+            "use_qkv_bias": True,
+        },
+    )
+    del config["rms_norm_eps"]
+    return published(config)
+
+
+def _stablelm_layer(config: Config) -> Shapes:
+    biases = {f"{name}_layernorm.bias": (config["hidden_size"],) for name in ("input", "post_attention")}
+    return {**llama_layer(config), **attention_biases(config), **biases}
+
+
+def _stablelm_shapes(config: Config) -> Shapes:
+    return {**decoder_shapes(config, layer=_stablelm_layer), "model.norm.bias": (config["hidden_size"],)}
+
+
+def attention_biases(config: Config) -> Shapes:
+    return {
+        name.replace(".weight", ".bias"): shape[:1] for name, shape in attention(config).items() if "o_proj" not in name
+    }
+
+
 CHECKPOINTS = (
     TinyCheckpoint("phi3", "llama2", _phi3(), shapes=partial(decoder_shapes, layer=_phi3_layer)),
     # all of both golden sequences is beyond the original context, or within it
@@ -160,7 +206,7 @@ CHECKPOINTS = (
                 "rope_parameters": plain_rope(500000.0),
             },
         ),
-        shapes=partial(decoder_shapes, layer=_olmo2_layer),
+        shapes=partial(decoder_shapes, layer=olmo2_layer),
     ),
     TinyCheckpoint(
         "granite",
@@ -182,4 +228,36 @@ CHECKPOINTS = (
         ),
     ),
     TinyCheckpoint("starcoder2", "small", _starcoder2(), shapes=_starcoder2_shapes),
+    TinyCheckpoint(
+        "glm4",
+        "small",
+        base_config(
+            "Glm4ForCausalLM",
+            {
+                **SMALL_TOKENS,
+                "attention_bias": True,
+                "head_dim": 128,
+                "model_type": "glm4",
+                "rms_norm_eps": 1.5625e-7,
+                "rope_parameters": {**plain_rope(10000.0), "partial_rotary_factor": 0.5},
+            },
+        ),
+        shapes=partial(decoder_shapes, layer=_glm4_layer),
+    ),
+    TinyCheckpoint("stablelm", "small", _stablelm(), shapes=_stablelm_shapes),
+    TinyCheckpoint(
+        "ernie4_5",
+        "small",
+        base_config(
+            "Ernie4_5ForCausalLM",
+            {
+                **SMALL_TOKENS,
+                "head_dim": 128,
+                "model_type": "ernie4_5",
+                "rope_parameters": plain_rope(500000.0),
+                "tie_word_embeddings": True,
+                "use_bias": False,
+            },
+        ),
+    ),
 )
