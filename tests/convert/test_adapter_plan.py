@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from convert.adapter import read_adapter
 from convert.adapter_base import AdapterBase, BaseTensor, read_adapter_base
 from convert.adapter_plan import plan_adapter
-from convert.pipeline import convert_adapter, plan_adapter_file, write_checkpoint
+from convert.pipeline import convert_adapter, plan_adapter_file, plan_checkpoint, write_checkpoint
 from convert.recipes import find_recipe
 from convert.shards import ShardMaps
 from convert.transforms import SlabTransform
@@ -22,6 +23,7 @@ from tests.convert.conftest import TinyFolder
 from tests.convert.edited import Weights, stored
 from tests.convert.edited_adapter import Tensors, edited_adapter
 from tests.edge.gguf_bytes import Document, scalar, string
+from tests.tiny import TINY
 from tests.tiny.adapters import ADAPTERS, TinyAdapter, write_adapter, write_tiny_adapter
 
 DIGEST = "edge.source.weights_sha256"
@@ -226,3 +228,30 @@ def test_experts_that_differ_in_more_than_their_values_are_refused(
         convert_adapter(adapter, tiny("mixtral"), out=tmp_path / "out.gguf")
     assert "experts of a layer in one tensor, and their matrices have to be complete" in caught.value.message
     assert "--merge-lora" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_base_means_the_same_as_a_checkpoint_and_as_the_gguf_file_made_of_it(
+    name: str, tiny: TinyFolder, tmp_path: Path
+) -> None:
+    part = plan_checkpoint(tiny(name), ["F32"], tmp_path / "base.gguf").files[0].parts[0]
+    part.path.write_bytes(part.header)
+    os.truncate(part.path, part.file_bytes)  # of the weights, none is needed
+    of_checkpoint, of_gguf = read_adapter_base(tiny(name)), read_adapter_base(part.path)
+    assert of_checkpoint.tensors
+    assert of_gguf.weights_sha256 == of_checkpoint.weights_sha256
+    assert of_gguf.modules.tied_embeddings == of_checkpoint.modules.tied_embeddings
+    assert meaning(of_gguf) == meaning(of_checkpoint)
+
+
+def meaning(base: AdapterBase) -> dict[str, tuple[Any, ...]]:
+    """What a base says of each module; transforms, which are functions, by name and unit."""
+    return {
+        module: (
+            tensor.name,
+            tensor.rows,
+            tensor.expert,
+            tensor.transform and (tensor.transform.name, tensor.transform.unit),
+        )
+        for module, tensor in base.tensors.items()
+    }
