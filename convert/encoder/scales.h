@@ -17,6 +17,11 @@ static inline void weigh(const float *x, const float *importance, float mean_squ
     for (int i = 0; i < count; i++) weights[i] = importance[i] * __builtin_sqrtf(mean_square + x[i] * x[i]);
 }
 
+static inline float no_levels(int count, uint8_t *levels) {
+    for (int i = 0; i < count; i++) levels[i] = 0;
+    return 0;
+}
+
 // How far `scale` * level is from x, for levels rounded with `inverse`
 static inline float scale_error(const float *x, const float *weight, int count, float inverse, int limit) {
     const float scale = 1 / inverse;
@@ -34,8 +39,7 @@ static inline float scale_error(const float *x, const float *weight, int count, 
 static inline float positive_levels(const float *x, const float *weight, int count, int limit, uint8_t *levels) {
     float max = 0;
     for (int i = 0; i < count; i++) max = max > x[i] ? max : x[i];
-    memset(levels, 0, (size_t) count);
-    if (max < 1e-15f) return 0;
+    if (max < 1e-15f) return no_levels(count, levels);
 
     float inverse = limit / max, best_error = 0;
     for (int i = 0; i < count; i++) {
@@ -89,8 +93,7 @@ static inline float signed_levels(const float *x, const float *weight, int count
             extreme = x[i];
         }
     }
-    memset(levels, 0, (size_t) count);
-    if (magnitude < 1e-15f) return 0;
+    if (magnitude < 1e-15f) return no_levels(count, levels);
 
     float scale = 0, best = 0, best_inverse = -(float) limit / extreme;
     for (int turn = 0; turn < 19; turn++) {
