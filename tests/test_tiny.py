@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -137,3 +138,16 @@ def test_golden_files_are_small_and_none_is_left_over() -> None:
     files = list(FOLDER.glob("*.npz"))
     assert {file.stem for file in files} == set(TINY)
     assert sum(file.stat().st_size for file in files) < 6_000_000
+
+
+def test_tiny_files_are_written_by_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["tests.tiny", str(tmp_path), "qwen2", "qwen2-rslora"])
+    runpy.run_module("tests.tiny", run_name="__main__")
+    assert capsys.readouterr().out.split() == [str(tmp_path / "qwen2"), str(tmp_path / "qwen2-rslora")]
+    assert (tmp_path / "qwen2/config.json").is_file()
+    assert (tmp_path / "qwen2-rslora/adapter_config.json").is_file()
+    monkeypatch.setattr("sys.argv", ["tests.tiny", str(tmp_path), "nothing"])
+    with pytest.raises(SystemExit, match="Checkpoints: llama2, .*\nAdapters: llama3-plain"):
+        runpy.run_module("tests.tiny", run_name="__main__")

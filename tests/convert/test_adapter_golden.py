@@ -17,7 +17,7 @@ from edge.llama.context import Batch, Context
 from edge.llama.model import Model
 from tests.convert.conftest import TinyFolder
 from tests.convert.test_golden import all_logits, divergences
-from tests.golden.stored import read_golden
+from tests.golden.stored import FOLDER, read_golden
 from tests.tiny import CONTEXT_TOKENS, weights_sha256
 from tests.tiny.adapters import ADAPTERS, TinyAdapter, write_adapter, write_tiny_adapter
 
@@ -38,6 +38,12 @@ def adapted_logits(model: Model, adapter: Adapter, tokens: npt.NDArray[np.int32]
         batch.want_all_logits()
         context.decode(batch)
         return np.stack([context.logits(index) for index in range(len(tokens))])
+
+
+def test_every_adapter_has_its_logits_and_none_are_left_over() -> None:
+    files = list((FOLDER / "adapters").glob("*.npz"))
+    assert {file.stem for file in files} == set(ADAPTERS)
+    assert sum(file.stat().st_size for file in files) < 400_000
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

@@ -1,7 +1,7 @@
 """Computes the reference logits of every tiny adapter on its checkpoint, with PEFT and transformers in float32.
 
 Needs `peft` beside what make_golden.py needs. It makes all of them, or those of the adapters that are named; with
-`--sensitivity` it writes nothing and prints how far each adapter is from having half its scale, and from none.
+`--sensitivity` it writes nothing and prints what half of each adapter would cost, and none of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import peft
 import torch
 import transformers
 
-from tests.golden.make_golden import Logits, load, logits, mean_divergence, sequences
+from tests.golden.make_golden import load, logits, mean_divergence, sequences
 from tests.golden.stored import GoldenSequence, write_golden
 from tests.tiny import TINY, weights_sha256, write_tiny_checkpoint
 from tests.tiny.adapters import ADAPTERS, write_tiny_adapter
@@ -57,14 +57,8 @@ def print_sensitivity(name: str, base: Path, adapter: Path) -> None:
     tokens = next(iter(sequences(TINY[ADAPTERS[name].base])))
     reference = logits(adapted(base, adapter), tokens)
     half = logits(adapted(base, adapter, scale=0.5), tokens)
-    print(
-        f"{name}: half the scale {mean_divergence(reference, half):.1e},"
-        f" without {mean_divergence(reference, plain(base, tokens)):.1e}"
-    )
-
-
-def plain(base: Path, tokens: np.ndarray) -> Logits:
-    return logits(load(base), tokens)
+    without = logits(load(base), tokens)
+    print(f"| {name} | {mean_divergence(reference, half):.1e} | {mean_divergence(reference, without):.1e} |")
 
 
 def adapted(base: Path, adapter: Path, scale: float = 1.0) -> torch.nn.Module:
