@@ -149,5 +149,5 @@ def test_tiny_files_are_written_by_a_command(
     assert (tmp_path / "qwen2/config.json").is_file()
     assert (tmp_path / "qwen2-rslora/adapter_config.json").is_file()
     monkeypatch.setattr("sys.argv", ["tests.tiny", str(tmp_path), "nothing"])
-    with pytest.raises(SystemExit, match="Checkpoints: llama2, .*\nAdapters: llama3-plain"):
+    with pytest.raises(SystemExit, match=r"Checkpoints: llama2, .*\nAdapters: llama3-plain"):
         runpy.run_module("tests.tiny", run_name="__main__")
