@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import unicodedata
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from edge.llama.model import Model
 
 _PIECE_BUFFER_BYTES = 256
+_UNKNOWN_ATTRIBUTE = 1 << 0  # LLAMA_TOKEN_ATTR_UNKNOWN
+_STRIP_ATTRIBUTES = 1 << 7, 1 << 8  # LLAMA_TOKEN_ATTR_LSTRIP, LLAMA_TOKEN_ATTR_RSTRIP
+_C_WHITE_SPACE = r"[ \t\n\v\f\r]*"
 _TEXT_ATTRIBUTES = 1 << 2 | 1 << 4  # LLAMA_TOKEN_ATTR_NORMAL, LLAMA_TOKEN_ATTR_USER_DEFINED
 _GUARD = "\ufdd0"  # a Unicode noncharacter
 _SPACE = "\u2581"  # how SentencePiece writes a space
@@ -67,10 +71,31 @@ class Vocab:
             text = unicodedata.normalize(self._normalization, text)
         if self._prefix_space is None or not text:
             return self._tokenize(text, parse_special)
+        if not parse_special:
+            return self._tokenize_with_prefix(text, starts_text)
+        return self._tokenize_trusted(text, starts_text)
+
+    def _tokenize_trusted(self, text: str, starts_text: bool) -> list[int]:
+        """Token ids of a text with control tokens in it, each text between them with the space that is due to it.
+
+        llama.cpp would put one behind every control token.
+        """
+        tokens: list[int] = []
+        position = 0
+        for match in self._trusted_pattern.finditer(text):
+            tokens += self._tokenize_with_prefix(text[position : match.start()], starts_text and not tokens)
+            tokens.append(self._trusted_tokens[match[match.lastindex or 0]])
+            position = match.end()
+        return tokens + self._tokenize_with_prefix(text[position:], starts_text and not tokens)
+
+    def _tokenize_with_prefix(self, text: str, starts_text: bool) -> list[int]:
+        """Token ids of a text without control tokens, with the space in front that the file's rule gives it."""
+        if not text:
+            return []
         wants_space = (starts_text or self._prefix_space == "always") and not text.startswith((" ", _SPACE))
         # behind a character that no token contains, llama.cpp puts no space in front of the text by itself
-        before = self._tokenize(_GUARD, parse_special)
-        return self._tokenize(_GUARD + " " * wants_space + text, parse_special)[len(before) :]
+        before = self._tokenize(_GUARD, False)
+        return self._tokenize(_GUARD + " " * wants_space + text, False)[len(before) :]
 
     def _tokenize(self, text: str, parse_special: bool) -> list[int]:
         encoded = text.encode("utf-8", "surrogatepass")
@@ -114,6 +139,23 @@ class Vocab:
     def special_tokens(self) -> dict[str, int]:
         """Control tokens by their text."""
         return {self.text(token): token for token in sorted(self._control_tokens)}
+
+    @cached_property
+    def _trusted_tokens(self) -> dict[str, int]:
+        """Tokens that are read in trusted text only, by their text."""
+        get_attributes, pointer = self._llama.llama_vocab_get_attr, self._pointer
+        unknown = (token for token in range(self.size) if get_attributes(pointer, token) & _UNKNOWN_ATTRIBUTE)
+        return {self.text(token): token for token in unknown} | self.special_tokens
+
+    @cached_property
+    def _trusted_pattern(self) -> re.Pattern[str]:
+        """Finds the longest of them that starts earliest, with the white space that llama.cpp takes away beside it."""
+        alternatives = []
+        for text in sorted(self._trusted_tokens, key=len, reverse=True):
+            attributes = self._llama.llama_vocab_get_attr(self._pointer, self._trusted_tokens[text])
+            left, right = (_C_WHITE_SPACE if attributes & side else "" for side in _STRIP_ATTRIBUTES)
+            alternatives.append(f"{left}({re.escape(text)}){right}")
+        return re.compile("|".join(alternatives) or "(?!)")
 
     @cached_property
     def end_tokens(self) -> frozenset[int]:

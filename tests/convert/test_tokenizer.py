@@ -89,8 +89,10 @@ def test_prefix_space_of_transformers_5_is_told_to_edge(scheme: str, tmp_path: P
     tokenizer = write_json(tmp_path, byte_fallback_json(pre_tokenizer=metaspace(scheme)))
     vocabulary = read_vocabulary(checkpoint(tmp_path, tokenizer_config=LLAMA_CONFIG), PIECES)
     assert entries(vocabulary)["edge.tokenizer.prefix_space"].value == scheme
+    around = {"control tokens": "<s>a</s> b</s><s>\n<unk>c <s>", "starts with one": "<s>a", "one only": "</s>"}
     with opened(vocabulary, tmp_path / "vocabulary.gguf") as vocab:
-        assert differing(tokenizer, vocab, HARD_TEXT) == {}
+        assert differing(tokenizer, vocab, HARD_TEXT | around) == {}
+        assert differing(tokenizer, vocab, HARD_TEXT | around, special=True) == {}
     without = replace(vocabulary, rules=replace(vocabulary.rules, prefix_space=None))
     with opened(without, tmp_path / "without.gguf") as vocab:
         # without the rule llama.cpp doubles a space that a text begins with, and nothing else

@@ -182,6 +182,24 @@ def test_space_is_put_in_front_as_the_file_says(
         assert len(tokens) == bool(expected)
 
 
+@pytest.mark.parametrize(
+    ("rule", "starts_text", "text", "expected"),
+    [
+        ("first", True, "a<s>a", ["▁a", "<s>", "a"]),
+        ("first", True, "<s>a<unk>a", ["<s>", "a", "<unk>", "a"]),
+        ("first", False, "a<s> a", ["a", "<s>", "▁a"]),
+        ("always", True, "a<s>a", ["▁a", "<s>", "▁a"]),
+        ("always", True, "<s><s>", ["<s>", "<s>"]),
+    ],
+)
+def test_space_is_put_between_control_tokens_as_the_file_says(
+    rule: str, starts_text: bool, text: str, expected: list[str], tmp_path: Path
+) -> None:
+    with rules_vocab(tmp_path / "rules.gguf", ("prefix_space", rule)) as model:
+        tokens = model.vocab.tokenize(text, parse_special=True, starts_text=starts_text)
+        assert [model.vocab.text(token) for token in tokens] == [piece.replace("▁", " ") for piece in expected]
+
+
 def test_text_is_normalized_as_the_file_says(tmp_path: Path) -> None:
     with rules_vocab(tmp_path / "rules.gguf", ("prefix_space", "first"), ("normalization", "NFC")) as model:
         assert model.vocab.tokenize("e\u0301", starts_text=False) == model.vocab.tokenize("é", starts_text=False)
