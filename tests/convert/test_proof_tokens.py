@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sentencepiece import SentencePieceProcessor
 
+from convert.checkpoint import read_checkpoint
 from convert.hard_text import HARD_TEXT
 from convert.proof_tokens import (
     SentencePieceOracle,
@@ -19,8 +20,11 @@ from convert.proof_tokens import (
     proof_texts,
     shown_text,
 )
+from convert.source import read_model
 from convert.vocabulary import Limitation
-from tests.tokenizer_fixtures import byte_level_json, sentencepiece_model, write_json
+from tests.convert.conftest import TinyFolder
+from tests.tiny import TINY
+from tests.tokenizer_fixtures import byte_level_json, opened, sentencepiece_model, write_json
 
 STATED = Limitation.of_tokens("llama.cpp finds 'bee' within words as well", ["bee"])
 OTHER = Limitation("llama.cpp ends a generation at '</s>'")
@@ -97,6 +101,17 @@ def test_oracle_of_a_tokenizer_model_is_sentencepiece(tmp_path: Path) -> None:
     expected = SentencePieceProcessor(model_file=str(path)).encode("The bees")
     assert oracle.tokenize("The bees", parse_special=False) == expected
     assert not oracle.reads_control_tokens
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tokenizer_of_every_family_gives_its_ids(name: str, tiny: TinyFolder, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(tiny(name))
+    vocabulary = read_model(checkpoint)[2]
+    assert checkpoint.tokenizer_json is not None
+    texts = proof_texts(token for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True) if kind != 1)
+    with opened(vocabulary, tmp_path / "vocabulary.gguf") as vocab:
+        found = compare_tokens(TokenizersOracle(checkpoint.tokenizer_json), vocab, texts, vocabulary.limitations)
+    assert found.unexplained == ()
 
 
 def test_texts_of_the_proof_hold_the_tokenizer_s_own_tokens() -> None:
