@@ -19,7 +19,7 @@ from tests.tiny import TINY, write_tiny_checkpoint
 NOT_CONVERTED_BY_LLAMA_CPP = {"ministral"}  # MinistralForCausalLM, which it does not know
 COMPARED = [name for name in TINY if name not in NOT_CONVERTED_BY_LLAMA_CPP]
 
-WITHOUT_PIECES = ("gemma", "gemma2", "phi3")
+WITHOUT_PIECES = ("gemma", "gemma2", "phi3", "ernie4_5")
 GEMMA3 = ("gemma3", "gemma3-multimodal")
 LLAMA2_TOKENIZER = ("llama2", "llama-linear", "llama-uneven", "mistral", "mixtral")
 PHI3 = ("phi3", "phi3-longrope", "phi3-longrope-short")
@@ -58,10 +58,11 @@ OURS_ALONE = (
     Difference("attention.key_length", "said also where it is the hidden size shared by heads"),
     Difference("attention.value_length", "said also where it is the hidden size shared by heads"),
     Difference("rope.dimension_count", "said also where it is the whole head"),
-    Difference("rope.freq_base", "said also where it is llama.cpp's default", ("gemma", "gemma2")),
+    Difference("rope.freq_base", "said also where it is llama.cpp's default", ("gemma", "gemma2", "stablelm")),
     Difference(
         "attention.sliding_window_pattern", "llama.cpp takes every sixth layer for a full one unless told", GEMMA3
     ),
+    Difference("attention.sliding_window_pattern", "llama.cpp takes every fourth layer for a full one", ("cohere2",)),
     Difference("rope.scaling.type", "it has the factors as tensors and leaves the kind to be guessed", PHI3[1:]),
     Difference("rope.scaling.original_context_length", "it drops longrope of llama", ("llama-longrope",)),
     Difference("rope.scaling.attn_factor", "llama.cpp overwrites the yarn_attn_factor that it writes itself"),
@@ -71,12 +72,13 @@ OURS_ALONE = (
     Difference("tokenizer.ggml.bos_token_id", _NO_TOKENIZER_MODEL, WITHOUT_PIECES),
     Difference("tokenizer.ggml.eos_token_id", _NO_TOKENIZER_MODEL, WITHOUT_PIECES),
     Difference("tokenizer.ggml.mask_token_id", _NO_TOKENIZER_MODEL, ("gemma", "gemma2")),
-    Difference("tokenizer.ggml.padding_token_id", _NO_TOKENIZER_MODEL, ("gemma", "gemma2")),
+    Difference("tokenizer.ggml.padding_token_id", _NO_TOKENIZER_MODEL, ("gemma", "gemma2", "ernie4_5")),
+    Difference("tokenizer.ggml.merges", _NO_TOKENIZER_MODEL, ("ernie4_5",)),
     Difference("tokenizer.ggml.unknown_token_id", _NO_TOKENIZER_MODEL, WITHOUT_PIECES),
     Difference("tokenizer.ggml.pre", _NO_TOKENIZER_MODEL, WITHOUT_PIECES),
     Difference("tokenizer.ggml.token_type", _NO_TOKENIZER_MODEL, WITHOUT_PIECES),
     Difference("tokenizer.ggml.tokens", _NO_TOKENIZER_MODEL, WITHOUT_PIECES),
-    Difference("tokenizer.ggml.scores", _NO_TOKENIZER_MODEL, (*WITHOUT_PIECES, *GEMMA3)),
+    Difference("tokenizer.ggml.scores", _NO_TOKENIZER_MODEL, ("gemma", "gemma2", "phi3", *GEMMA3)),
 )
 THEIRS_ALONE = (
     Difference("tokenizer.ggml.add_sep_token", "false, which is llama.cpp's default"),
@@ -84,6 +86,9 @@ THEIRS_ALONE = (
     Difference("attention.sliding_window", "llama.cpp switches Phi 3's off", PHI3),
     Difference("rope.scaling.original_context_length", "read for longrope only, which it has not", ("phi3",)),
     Difference("rope.scaling.yarn_attn_factor", "llama.cpp overwrites it", ("llama-yarn",)),
+    Difference("rope.freq_base_swa", "read, but never used: sliding layers take the base of full ones", ("olmo3",)),
+    Difference("rope.scaling.type", "none, which is what it is taken for without a factor", ("cohere2",)),
+    Difference("use_parallel_residual", "llama.cpp tells it by the norms that there are", ("stablelm",)),
     Difference("rope.scaling.yarn_log_multiplier", "part of our attn_factor", ("ministral3",)),
 )
 VALUES = (
@@ -91,6 +96,7 @@ VALUES = (
     Difference(
         "general.size_label", "all weights, not those of one expert", ("mixtral", "qwen3_moe", "qwen3_moe-fused")
     ),
+    Difference("tokenizer.ggml.eot_token_id", "it takes <|user|> for GLM, whatever the template ends with", ("glm4",)),
     Difference("tokenizer.ggml.pre", "it knows pre-tokenizers of published vocabularies only"),
     Difference("tokenizer.ggml.scores", "by the rank of merges; its own are all the same", LLAMA2_TOKENIZER),
     Difference("tokenizer.ggml.token_type", "<unk> is of the type unknown", ("llama-linear", "mistral")),

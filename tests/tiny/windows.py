@@ -95,6 +95,7 @@ def _cohere2() -> dict[str, Any]:
             "model_type": "cohere2",
             "num_hidden_layers": 4,
             "rope_parameters": plain_rope(50000.0),
+            "rotary_pct": 1.0,
             "sliding_window": 16,
             "tie_word_embeddings": True,
         },

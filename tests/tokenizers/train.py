@@ -41,7 +41,7 @@ LLAMA3_SPECIAL = [
 ]
 QWEN_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 QWEN_ORDINARY = ["<tool_call>", "</tool_call>", "<think>", "</think>"]
-SMALL_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+SMALL_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|user|>"]  # the last for llama.cpp's converter of GLM
 SMOLLM2_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<file_sep>", "<jupyter_code>"]
 LLAMA2_SPECIAL = ["<unk>", "<s>", "</s>"]
 GEMMA2_SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
@@ -137,7 +137,7 @@ def qwen() -> Tokenizer:
 def small() -> Tokenizer:
     """Hardly more than the bytes, for families whose tokenizer is nothing new: small vocabularies make small files."""
     pre_tokenizer = byte_level(pre_tokenizers.Split(Regex(QWEN2_REGEX), "isolated"))
-    merges = byte_level_merges(pre_tokenizer, 61)
+    merges = byte_level_merges(pre_tokenizer, 60)
     vocabulary = numbered(SMALL_SPECIAL, BYTE_CHARACTERS, ["".join(merge) for merge in merges])
     tokenizer = byte_level_tokenizer(pre_tokenizer, vocabulary, merges)
     tokenizer.add_special_tokens(SMALL_SPECIAL)
