@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from convert.encode import encoder_name
 from convert.plan import ConversionPlan, FilePlan
 from convert.proof import Proof
 from convert.proof_record import proof_document
@@ -49,9 +50,9 @@ def plan_document(plan: ConversionPlan) -> dict[str, Any]:
 
 
 def result_document(plan: ConversionPlan, models: Sequence[ProvenModel]) -> dict[str, Any]:
-    """A plan that was carried out, and the proof of each model."""
+    """A plan that was carried out, what quantized its weights, and the proof of each model."""
     proofs = [{**proof_document(model.proof), "path": str(model.path)} for model in models]
-    return {**plan_document(plan), "proofs": proofs}
+    return {**plan_document(plan), "encoder": encoder_name(), "proofs": proofs}
 
 
 def render_plan(plan: ConversionPlan) -> Group:
@@ -72,13 +73,15 @@ def render_result(plan: ConversionPlan, models: Sequence[ProvenModel]) -> Group:
         model = proven.get(file.path)
         checks = _check_lines(model.proof) if model else ["not proven"]
         lines += _entry(str(model.path if model else file.first_path), _size(plan, file), *checks)
+    if any(file.recipe.is_quantized for file in plan.files):
+        lines.append(cell(_encoder_line(encoder_name())))
     return _group([*lines, *_limitations(plan)])
 
 
 def render_adapter(plan: ConversionPlan, proof: TensorProof) -> Group:
     """What was written of an adapter: its file and size, and how it reads back."""
     (file,) = plan.files
-    return _group(_entry(str(file.path), _size(plan, file), proof.summary))
+    return _group([*_entry(str(file.path), _size(plan, file), proof.summary), *_limitations(plan)])
 
 
 def render_proof(proof: Proof) -> Group:
@@ -90,6 +93,12 @@ def render_proof(proof: Proof) -> Group:
 
 def _check_lines(proof: Proof) -> list[str]:
     return [f"{_MARKS[check.outcome]} {check.name:<{_CHECK_WIDTH}} {check.summary}" for check in proof.checks]
+
+
+def _encoder_line(name: str) -> str:
+    if name == "ggml":
+        return "quantized by ggml; edge doctor says how to make it several times faster"
+    return f"quantized with {name} instructions"
 
 
 def _worst_errors(errors: Sequence[TensorError]) -> Table:

@@ -5,16 +5,21 @@ Gathering the facts and judging them are separate: `examine` asks machine and li
 
 from __future__ import annotations
 
+import json
 import platform
+import shlex
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+from convert.encode import encoder_name
 from edge.devices import SIMD_NAMES, Gpu, Machine, examine_machine
 from edge.llama import system
 from edge.llama.system import ComputeDevice
@@ -56,13 +61,15 @@ class Installation:
     """What else it was compiled with, such as OPENMP."""
     supports_gpu_offload: bool
     devices: tuple[ComputeDevice, ...]
+    encoder: str
+    """What quantizes weights in conversions: the instruction set of edge's own module, or "ggml"."""
 
 
 @dataclass(frozen=True)
 class Finding:
     """Something that could be better: what it is, what to do, and the exact command where there is one."""
 
-    subject: Literal["instructions", "graphics", "memory", "cores", "disk", "packages"]
+    subject: Literal["instructions", "graphics", "memory", "cores", "disk", "packages", "encoder"]
     what: str
     hint: str
     command: str = ""
@@ -100,6 +107,7 @@ def examine_installation() -> Installation:
         features=tuple(sorted(name for name in features if name not in SIMD_NAMES)),
         supports_gpu_offload=system.supports_gpu_offload(),
         devices=tuple(system.devices()),
+        encoder=encoder_name(),
     )
 
 
@@ -127,6 +135,13 @@ def findings(machine: Machine, installation: Installation, disk: Disk | None) ->
     yield from _instruction_findings(machine, installation)
     yield from _core_findings(machine)
     yield from _memory_findings(machine)
+    if installation.encoder == "ggml":
+        yield Finding(
+            "encoder",
+            "Conversions quantize with ggml's functions, which take several times as long as edge's own.",
+            "Those are compiled when edge is installed: install a C compiler (GCC or Clang), then edge again.",
+            f"pip install --force-reinstall --no-deps {_installed_from()}",
+        )
     if disk is not None and disk.free_bytes < LOW_DISK_BYTES:
         yield Finding(
             "disk",
@@ -226,6 +241,19 @@ def reinstall_command(option: str, installed: str | None) -> str:
     return f'CMAKE_ARGS="{option}" {install}'
 
 
+def _installed_from() -> str:
+    """What pip has to be given to install edge as it was installed before."""
+    records = (found.read_text("direct_url.json") for found in distributions(name="edge-llm"))
+    origin = json.loads(next(filter(None, records), "{}"))
+    if vcs := origin.get("vcs_info"):
+        return f"{vcs['vcs']}+{origin['url']}"
+    folder = origin.get("dir_info")
+    if folder is None:
+        return "edge-llm"
+    path = shlex.quote(url2pathname(urlsplit(origin["url"]).path))
+    return f"--editable {path}" if folder.get("editable") else path
+
+
 # Rendering
 
 
@@ -254,6 +282,7 @@ def _processor_rows(report: Report) -> list[tuple[str, str]]:
         ("threads used", str(report.threads)),
         ("instructions used", ", ".join(installation.simd) or "none beyond the baseline"),
         ("not used", ", ".join(unused) or "none"),
+        ("quantizes with", "ggml" if installation.encoder == "ggml" else f"{installation.encoder} instructions"),
         ("library features", ", ".join(installation.features) or "none"),
     ]
 

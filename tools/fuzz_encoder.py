@@ -2,9 +2,9 @@
 
 python tools/fuzz_encoder.py [--seconds N] [--seed N]
 
-Compiles the module with GCC's sanitizers into a temporary folder, and starts itself again with their runtime in front. Every
-instruction set is given values of all sizes, any bits, wrong sizes and memory at any alignment, between guard zones
-that must stay as they are. All instruction sets must give the same bytes.
+Compiles the module with GCC's sanitizers into a temporary folder, and starts itself again with their runtime in front.
+Every instruction set is given values of all sizes, any bits, wrong sizes and memory at any alignment, between guard
+zones that must stay as they are. All instruction sets must give the same bytes.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
+from convert.encode import encoder_name
 from convert.pipeline import plan_checkpoint, write_checkpoint
 from convert.proof import Check, Proof
 from convert.proof_record import proof_document
@@ -88,7 +89,17 @@ def test_result_shows_the_proof_of_each_file(tiny: TinyFolder) -> None:
         f"  {second} bytes, 4.86 bits per weight",
         "  ✓ tensors  76 tensors match their source",
         "  - template there is no chat template",
+        f"quantized with {encoder_name()} instructions",
     ]
+
+
+def test_result_says_when_ggml_quantized(tiny: TinyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convert.report.encoder_name", lambda: "ggml")
+    plan = plan_checkpoint(tiny("qwen3"), ["Q8_0"], Path("out"))
+    assert lines(render_result(plan, []))[-1] == (
+        "quantized by ggml; edge doctor says how to make it several times faster"
+    )
+    assert result_document(plan, [])["encoder"] == "ggml"
 
 
 def test_rejected_model_is_shown_where_it_lies(tiny: TinyFolder) -> None:
@@ -166,7 +177,7 @@ def test_plan_as_a_document(tiny: TinyFolder) -> None:
         ],
         "limitations": [],
     }
-    assert result_document(plan, []) == {**plan_document(plan), "proofs": []}
+    assert result_document(plan, []) == {**plan_document(plan), "encoder": encoder_name(), "proofs": []}
 
 
 def test_proof_as_a_document() -> None:
@@ -199,7 +210,8 @@ def test_command_converts_and_proves_each_file(edge: Command, tiny: TinyFolder, 
     folder = tmp_path / ("a-very-long-name-" * 8) / "[1]"
     code, out, _ = edge("convert", str(tiny("qwen3")), "--quant", "f16, Q8_0", "--out", str(folder), "--threads", "2")
     assert code == 0
-    shown = out.splitlines()
+    *shown, encoder = out.splitlines()
+    assert encoder == f"quantized with {encoder_name()} instructions"
     assert shown[0::6] == [f"{folder}/qwen3-F16.gguf", f"{folder}/qwen3-Q8_0.gguf"]  # whole, since this is no terminal
     assert shown[1] == f"  {(folder / 'qwen3-F16.gguf').stat().st_size:,} bytes, 16.02 bits per weight"
     assert [line.split(";")[0] for line in shown[2::6]] == ["  ✓ tensors  24 tensors match their source"] * 2

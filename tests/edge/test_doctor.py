@@ -5,6 +5,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -29,6 +30,7 @@ INSTALLATION = Installation(
     features=("OPENMP",),
     supports_gpu_offload=False,
     devices=(CPU_DEVICE,),
+    encoder="avx2",
 )
 DISK = Disk("/home/ada/.cache/edge", 500 * 10**9, 100 * 10**9)
 NVIDIA = Gpu("NVIDIA", "NVIDIA GeForce RTX 3060", has_driver=True)
@@ -131,6 +133,27 @@ def test_missing_package_is_found() -> None:
     assert (finding.what, finding.command) == ("Not installed: gguf.", "pip install gguf")
 
 
+@pytest.mark.parametrize(
+    ("origin", "source"),
+    [
+        ({"url": "file:///home/ada/edge", "dir_info": {"editable": True}}, "--editable /home/ada/edge"),
+        ({"url": "file:///home/ada/my%20edge", "dir_info": {}}, "'/home/ada/my edge'"),
+        ({"url": "https://example.org/edge.git", "vcs_info": {"vcs": "git"}}, "git+https://example.org/edge.git"),
+        (None, "edge-llm"),
+    ],
+)
+def test_quantizing_without_our_own_module_is_found_with_the_way_to_compile_it(
+    origin: dict[str, object] | None, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [None, json.dumps(origin) if origin else None]
+    found_twice = [SimpleNamespace(read_text=lambda file, text=text: text) for text in records]
+    monkeypatch.setattr(doctor, "distributions", lambda name: found_twice)
+    finding = only(installation=replace(INSTALLATION, encoder="ggml"))
+    assert finding.what.startswith("Conversions quantize with ggml's functions, which take several times as long")
+    assert "install a C compiler" in finding.hint
+    assert finding.command == f"pip install --force-reinstall --no-deps {source}"
+
+
 def test_powershell_gets_its_own_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     assert doctor.reinstall_command("-DGGML_CUDA=on", None) == (
@@ -158,6 +181,7 @@ def test_report_shows_the_facts_in_80_columns() -> None:
         "threads used 8",
         "instructions used FMA",
         "not used AVX2",
+        "quantizes with avx2 instructions",
         "RAM 5.00 GB available of 32.0 GB",
         "control group at most 6.00 GB",
         "disk 100 GB free of 500 GB for /home/ada/.cache/edge",
