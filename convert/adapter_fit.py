@@ -5,6 +5,7 @@ Knows names and shapes of the base; what becomes of the matrices is for `convert
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -29,8 +30,18 @@ class BaseModules:
 
 
 def pairs_by_base_module(adapter: Adapter, base: BaseModules) -> dict[str, AdapterPair]:
-    """The adapter's pairs under the base's names. EdgeError when the adapter belongs to another base."""
-    pairs = {_base_module(base.family, module): pair for module, pair in adapter.pairs.items()}
+    """The adapter's pairs under the base's names, without those of `left_out_names`.
+
+    EdgeError when the adapter belongs to another base.
+    """
+    left_out = set(left_out_names(adapter, base.family))
+    pairs = {
+        _base_module(base.family, module): pair
+        for module, pair in adapter.pairs.items()
+        if f"{module}.weight" not in left_out
+    }
+    if not pairs:
+        _refuse_other_base(adapter, "changes nothing of the language model, only", list(adapter.pairs))
     _refuse_tied(adapter, base, pairs)
     unknown = [pair.module for module, pair in pairs.items() if module not in base.shapes]
     if unknown:
@@ -40,6 +51,15 @@ def pairs_by_base_module(adapter: Adapter, base: BaseModules) -> dict[str, Adapt
     _check_copies(adapter, base)
     _check_complete(adapter, base, pairs)
     return pairs
+
+
+def left_out_names(adapter: Adapter, family: Family) -> list[str]:
+    """The weights that an adapter changes in parts of a checkpoint that no file of its language model holds."""
+    return [name for module in adapter.pairs if is_left_out(family, name := f"{module}.weight")]
+
+
+def is_left_out(family: Family, name: str) -> bool:
+    return any(re.search(part.pattern, name) for part in family.left_out)
 
 
 def _base_module(family: Family, module: str) -> str:

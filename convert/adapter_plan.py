@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from convert.adapter import WEIGHTS_FILE, Adapter, AdapterPair
 from convert.adapter_base import AdapterBase, BaseTensor
-from convert.adapter_fit import pairs_by_base_module
+from convert.adapter_fit import left_out_names, pairs_by_base_module
 from convert.layout import StoredTensor, lay_out
 from convert.metadata import converter_versions
 from convert.plan import ConversionPlan, FilePlan
@@ -25,7 +25,7 @@ from convert.recipes import Recipe
 from convert.safetensors_file import SourceTensor
 from convert.shards import ShardMaps
 from convert.slabs import widened
-from convert.tensor_plan import SourceRows, TensorPlan
+from convert.tensor_plan import SourceRows, TensorPlan, left_out_parts
 from convert.transforms import SlabTransform
 from edge.errors import EdgeError
 from edge.gguf_format import BASE_KEY, TENSOR_TYPES, MetadataEntry, ValueType
@@ -53,7 +53,8 @@ def plan_adapter(adapter: Adapter, base: AdapterBase, path: Path, recipe: Recipe
     file_type = MetadataEntry("general.file_type", ValueType.UINT32, recipe.file_type)
     metadata = [*_metadata(adapter, base, alpha), file_type]
     file = FilePlan(path, recipe, types, lay_out(path, metadata, stored, None))
-    return ConversionPlan(base.family.name, base.family.gguf_name, tuple(tensors), (file,))
+    limitations = tuple(left_out_parts(base.family, left_out_names(adapter, base.family)))
+    return ConversionPlan(base.family.name, base.family.gguf_name, tuple(tensors), (file,), limitations)
 
 
 def _alpha(pair: AdapterPair) -> float:

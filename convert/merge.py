@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from convert.adapter import Adapter, AdapterPair, read_adapter
-from convert.adapter_fit import BaseModules, pairs_by_base_module
+from convert.adapter_fit import BaseModules, is_left_out, pairs_by_base_module
 from convert.checkpoint import Checkpoint, MergedAdapter
 from convert.families import find_family
 from convert.safetensors_file import LowRank, SourceTensor
@@ -40,7 +40,7 @@ def _names_by_module(checkpoint: Checkpoint) -> dict[str, str]:
     return {
         family.rule_name(name).removesuffix(".weight"): name
         for name, tensor in checkpoint.tensors.items()
-        if name.endswith(".weight") and len(tensor.shape) == 2
+        if name.endswith(".weight") and len(tensor.shape) == 2 and not is_left_out(family, name)
     }
 
 

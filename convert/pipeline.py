@@ -111,6 +111,11 @@ def prove_file(
 
     What is wrong with it is in the proof: see `Proof.failed`. The adapters to `merge` are part of the checkpoint.
     """
+    if read_gguf(path).metadata.get("general.type") == "adapter":
+        raise EdgeError(
+            f"{path} is an adapter: it is checked whenever it is used with a model.",
+            hint="Try it with: edge run MODEL PROMPT --lora ADAPTER.gguf",
+        )
     plan = plan_conversion(_open(source, merge), {}) if source else None
     return prove(path, plan, against_logits=against_logits, threads=threads, display=display)
 

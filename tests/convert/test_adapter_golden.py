@@ -91,12 +91,27 @@ def test_half_of_an_adapter_beside_the_base_is_half_of_it_merged(tiny: TinyFolde
         assert divergences(expected, adapted_logits(model, adapter, tokens)).mean() >= LEAST_EFFECT
 
 
-# PEFT has no such module any more: transformers 5 keeps the experts of a layer in one parameter
-EXPERTS = TinyAdapter("mixtral-experts", "mixtral", rank=4, alpha=8, modules=("w1", "w2", "w3", "gate", "k_proj"))
+# What other families have of their own: fused projections, other names and prefixes, layers without RoPE, and experts,
+# which PEFT no longer knows as modules since transformers keeps those of a layer in one parameter.
+OTHERS = [
+    TinyAdapter(base, base, rank=4, alpha=8, modules=modules)
+    for base, modules in {
+        "gemma3-multimodal": ("q_proj", "down_proj"),
+        "granite": ("q_proj", "k_proj", "down_proj"),
+        "mixtral": ("w1", "w2", "w3", "gate", "k_proj"),
+        "olmo2": ("q_proj", "v_proj"),
+        "phi3": ("qkv_proj", "gate_up_proj", "down_proj", "o_proj"),
+        "smollm3": ("q_proj", "k_proj"),
+        "starcoder2": ("q_proj", "k_proj", "c_fc", "c_proj"),
+    }.items()
+]
 
 
-def test_adapter_of_experts_beside_the_base_is_the_same_as_merged(tiny: TinyFolder, tmp_path: Path) -> None:
-    base, directory = tiny("mixtral"), write_adapter(EXPERTS, tmp_path)
+@pytest.mark.parametrize("adapter_of_family", OTHERS, ids=lambda adapter: adapter.name)
+def test_adapter_beside_its_base_is_the_same_as_merged(
+    adapter_of_family: TinyAdapter, tiny: TinyFolder, tmp_path: Path
+) -> None:
+    base, directory = tiny(adapter_of_family.base), write_adapter(adapter_of_family, tmp_path)
     (converted,) = write_checkpoint(base, ["F32"], tmp_path / "base.gguf", threads=1)
     merge = [ScaledAdapter(directory)]
     (merged,) = write_checkpoint(base, ["F32"], tmp_path / "merged.gguf", merge=merge, threads=1)

@@ -127,6 +127,21 @@ def test_half_precision_is_stored_when_it_is_asked_for(bases: dict[str, Path], t
     assert {tensor.type.name for tensor in file.tensors.values()} == {"F16"}
 
 
+def test_matrices_of_a_part_that_no_file_holds_are_left_out_and_told_of(tiny: TinyFolder, tmp_path: Path) -> None:
+    everywhere = TinyAdapter("everywhere", "gemma3-multimodal", rank=4, alpha=8, modules=("q_proj",))
+    adapter = write_adapter(everywhere, tmp_path)
+    assert "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj" in read_adapter(adapter).pairs
+    plan = plan_adapter_file(adapter, tiny("gemma3-multimodal"), out=tmp_path)
+    assert {tensor.name.split(".")[2] for tensor in plan.tensors} == {"attn_q"}
+    assert plan.limitations == ("the file holds the language model, without the vision tower and its projector (1 tensors)",)
+
+
+def test_adapter_of_nothing_but_a_part_that_no_file_holds_is_refused(tiny: TinyFolder, tmp_path: Path) -> None:
+    tower = TinyAdapter("tower", "gemma3-multimodal", rank=4, alpha=8, modules=("encoder.layers.0.self_attn.q_proj",))
+    with pytest.raises(EdgeError, match=r"changes nothing of the language model, only: vision_tower\."):
+        plan_adapter_file(write_adapter(tower, tmp_path), tiny("gemma3-multimodal"), out=tmp_path)
+
+
 def test_adapter_without_base_is_refused_and_the_base_it_names_is_said(tmp_path: Path) -> None:
     adapter = write_tiny_adapter("llama3-plain", tmp_path)
     with pytest.raises(EdgeError) as caught:

@@ -101,6 +101,12 @@ def test_merged_adapters_without_their_checkpoint_are_refused_by_verify(edge_com
     assert error_lines(outcome)[0] == "--merge-lora says what was merged into the checkpoint."
 
 
+def test_adapter_alone_is_not_a_model_to_verify(edge_command: Command, sources: Path) -> None:
+    edge_command("convert", sources / "llama3-attention", "--base", sources / "llama3", "--out", "adapter.gguf")
+    error = error_lines(edge_command("verify", "adapter.gguf"))
+    assert error[0] == "adapter.gguf is an adapter: it is checked whenever it is used with a model."
+
+
 def test_run_answers_with_an_adapter_in_either_form(edge_command: Command, sources: Path, here: Path) -> None:
     edge_command("convert", sources / "llama3", "--quant", "F32", "--no-verify", "--out", "base.gguf")
     edge_command("convert", sources / "llama3-attention", "--base", "base.gguf", "--out", "adapter.gguf")
