@@ -11,7 +11,7 @@ from convert.calibrate import measure_importance
 from convert.calibration_text import CalibrationText, read_calibration_text
 from convert.imatrix import ImportanceMatrix, read_imatrix, write_imatrix
 from convert.merge import ScaledAdapter
-from convert.pipeline import convert_checkpoint
+from convert.pipeline import write_checkpoint
 from convert.proof import Display, no_display
 from edge.errors import EdgeError
 
@@ -78,7 +78,7 @@ def _measure(
     with folder as name:
         model = Path(name) / f"{source.resolve().name}-{RUN_AS}.gguf"
         with display(f"Converting to {RUN_AS}, for the calibration only") as progress:
-            convert_checkpoint(source, [RUN_AS], model, merge=merge, threads=threads, progress=progress)
+            write_checkpoint(source, [RUN_AS], model, merge=merge, threads=threads, progress=progress)
         return _run(model, text, threads, display)
 
 

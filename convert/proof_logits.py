@@ -79,9 +79,14 @@ def read_reference_logits(path: Path) -> ReferenceLogits:
 
 def divergence(reference: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> Divergence:
     """How far logits [positions, vocabulary] are from the reference's."""
-    each = np.array([_divergence_at(p, q) for p, q in zip(reference, found, strict=True)])
+    each = divergences(reference, found)
     same = float((reference.argmax(axis=1) == found.argmax(axis=1)).mean())
     return Divergence(len(each), float(each.mean()), float(each.max()), same)
+
+
+def divergences(reference: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """The divergence at each position."""
+    return np.array([_divergence_at(p, q) for p, q in zip(reference, found, strict=True)])
 
 
 def largest_divergence_allowed(relative_error: float) -> float:
