@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import re
 import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -15,10 +17,11 @@ if TYPE_CHECKING:
     from edge.llama.model import Model
 
 _PIECE_BUFFER_BYTES = 256
-_UNKNOWN_ATTRIBUTE = 1 << 0  # LLAMA_TOKEN_ATTR_UNKNOWN
-_STRIP_ATTRIBUTES = 1 << 7, 1 << 8  # LLAMA_TOKEN_ATTR_LSTRIP, LLAMA_TOKEN_ATTR_RSTRIP
+# enum llama_token_attr in llama.h
+_UNKNOWN_ATTRIBUTE, _NORMAL_ATTRIBUTE, _USER_DEFINED_ATTRIBUTE = 1 << 0, 1 << 2, 1 << 4
+_STRIPS_LEFT_ATTRIBUTE, _STRIPS_RIGHT_ATTRIBUTE = 1 << 7, 1 << 8
+_TEXT_ATTRIBUTES = _NORMAL_ATTRIBUTE | _USER_DEFINED_ATTRIBUTE
 _C_WHITE_SPACE = r"[ \t\n\v\f\r]*"
-_TEXT_ATTRIBUTES = 1 << 2 | 1 << 4  # LLAMA_TOKEN_ATTR_NORMAL, LLAMA_TOKEN_ATTR_USER_DEFINED
 _GUARD = "\ufdd0"  # a Unicode noncharacter
 _SPACE = "\u2581"  # how SentencePiece writes a space
 
@@ -69,29 +72,34 @@ class Vocab:
         """
         if self._normalization:
             text = unicodedata.normalize(self._normalization, text)
-        if self._prefix_space is None or not text:
-            return self._tokenize(text, parse_special)
         if not parse_special:
-            return self._tokenize_with_prefix(text, starts_text)
-        return self._tokenize_trusted(text, starts_text)
+            return self._tokenize_plain(text, starts_text)
+        if self._prefix_space is None:
+            return self._tokenize(text, True)
+        # llama.cpp would put a space behind every control token
+        return self._tokenize_around(self._trusted, text, starts_text, self._tokenize_plain)
 
-    def _tokenize_trusted(self, text: str, starts_text: bool) -> list[int]:
-        """Token ids of a text with control tokens in it, each text between them with the space that is due to it.
+    def _tokenize_plain(self, text: str, starts_text: bool) -> list[int]:
+        """Token ids of a text in which control tokens are text like any other."""
+        if not self._overlooked.ids:
+            return self._tokenize_prefixed(text, starts_text)
+        return self._tokenize_around(self._overlooked, text, starts_text, self._tokenize_prefixed)
 
-        llama.cpp would put one behind every control token.
-        """
+    def _tokenize_around(
+        self, finder: _TokenFinder, text: str, starts_text: bool, tokenize_rest: Callable[[str, bool], list[int]]
+    ) -> list[int]:
+        """The tokens that are found in a text, and those of the texts around them."""
         tokens: list[int] = []
         position = 0
-        for match in self._trusted_pattern.finditer(text):
-            tokens += self._tokenize_with_prefix(text[position : match.start()], starts_text and not tokens)
-            tokens.append(self._trusted_tokens[match[match.lastindex or 0]])
-            position = match.end()
-        return tokens + self._tokenize_with_prefix(text[position:], starts_text and not tokens)
+        for start, end, token in finder.find(text):
+            tokens += [*tokenize_rest(text[position:start], starts_text and not tokens), token]
+            position = end
+        return tokens + tokenize_rest(text[position:], starts_text and not tokens)
 
-    def _tokenize_with_prefix(self, text: str, starts_text: bool) -> list[int]:
-        """Token ids of a text without control tokens, with the space in front that the file's rule gives it."""
-        if not text:
-            return []
+    def _tokenize_prefixed(self, text: str, starts_text: bool) -> list[int]:
+        """Token ids of a text, with the space in front that the file's rule gives it."""
+        if self._prefix_space is None or not text:
+            return self._tokenize(text, False)
         wants_space = (starts_text or self._prefix_space == "always") and not text.startswith((" ", _SPACE))
         # behind a character that no token contains, llama.cpp puts no space in front of the text by itself
         before = self._tokenize(_GUARD, False)
@@ -141,21 +149,23 @@ class Vocab:
         return {self.text(token): token for token in sorted(self._control_tokens)}
 
     @cached_property
-    def _trusted_tokens(self) -> dict[str, int]:
-        """Tokens that are read in trusted text only, by their text."""
-        get_attributes, pointer = self._llama.llama_vocab_get_attr, self._pointer
-        unknown = (token for token in range(self.size) if get_attributes(pointer, token) & _UNKNOWN_ATTRIBUTE)
-        return {self.text(token): token for token in unknown} | self.special_tokens
+    def _trusted(self) -> _TokenFinder:
+        """Finds the tokens that are read in trusted text only."""
+        unknown = {
+            self.text(token): token for token in range(self.size) if self._attributes(token) & _UNKNOWN_ATTRIBUTE
+        }
+        return _TokenFinder.of(
+            {text: (token, self._attributes(token)) for text, token in (unknown | self.special_tokens).items()}
+        )
 
     @cached_property
-    def _trusted_pattern(self) -> re.Pattern[str]:
-        """Finds the longest of them that starts earliest, with the white space that llama.cpp takes away beside it."""
-        alternatives = []
-        for text in sorted(self._trusted_tokens, key=len, reverse=True):
-            attributes = self._llama.llama_vocab_get_attr(self._pointer, self._trusted_tokens[text])
-            left, right = (_C_WHITE_SPACE if attributes & side else "" for side in _STRIP_ATTRIBUTES)
-            alternatives.append(f"{left}({re.escape(text)}){right}")
-        return re.compile("|".join(alternatives) or "(?!)")
+    def _overlooked(self) -> _TokenFinder:
+        """Finds the tokens that belong to any text, which llama.cpp only reads in trusted text."""
+        found = [token for token in self._ordinary_tokens if self._attributes(token) & _USER_DEFINED_ATTRIBUTE]
+        return _TokenFinder.of({self.text(token): (token, 0) for token in found})
+
+    def _attributes(self, token: int) -> int:
+        return int(self._llama.llama_vocab_get_attr(self._pointer, token))
 
     @cached_property
     def end_tokens(self) -> frozenset[int]:
@@ -179,11 +189,10 @@ class Vocab:
 
         Such is `</s>` in Gemma and Qwen, where it is HTML and ends nothing.
         """
-        get_attributes, pointer = self._llama.llama_vocab_get_attr, self._pointer
         return frozenset(
             token
             for token in self._marked_control
-            if get_attributes(pointer, token) & _TEXT_ATTRIBUTES
+            if self._attributes(token) & _TEXT_ATTRIBUTES
             and self.text(token) == "</s>"
             and token not in (self.eos_token, self.eot_token)
         )
@@ -197,3 +206,31 @@ def _normalization(name: str | None) -> Literal["NFC"] | None:
             hint="Upgrade with: pip install --upgrade edge-llm",
         )
     return "NFC" if name else None
+
+
+@dataclass(frozen=True)
+class _TokenFinder:
+    """Finds tokens that are written out in a text: the longest that starts earliest."""
+
+    pattern: re.Pattern[str]
+    """With a group for each token."""
+    ids: tuple[int, ...]
+    """By the number of the group, from 1."""
+
+    @classmethod
+    def of(cls, tokens: Mapping[str, tuple[int, int]]) -> _TokenFinder:
+        """One for tokens by their text, each an id and llama.cpp's attributes, which say where it takes white space."""
+        alternatives, ids = [], []
+        for text in sorted(tokens, key=len, reverse=True):
+            token, attributes = tokens[text]
+            left = _C_WHITE_SPACE if attributes & _STRIPS_LEFT_ATTRIBUTE else ""
+            right = _C_WHITE_SPACE if attributes & _STRIPS_RIGHT_ATTRIBUTE else ""
+            alternatives.append(f"{left}({re.escape(text)}){right}")
+            ids.append(token)
+        return cls(re.compile("|".join(alternatives) or "(?!)"), tuple(ids))
+
+    def find(self, text: str) -> Iterator[tuple[int, int, int]]:
+        """Where each starts and ends, with the white space that it takes away, and its id."""
+        for match in self.pattern.finditer(text):
+            assert match.lastindex is not None
+            yield match.start(), match.end(), self.ids[match.lastindex - 1]
