@@ -81,7 +81,8 @@ def render_result(plan: ConversionPlan, models: Sequence[ProvenModel]) -> Group:
 def render_adapter(plan: ConversionPlan, proof: TensorProof) -> Group:
     """What was written of an adapter: its file and size, and how it reads back."""
     (file,) = plan.files
-    return _group([*_entry(str(file.path), _size(plan, file), proof.summary), *_limitations(plan)])
+    size = f"{file.file_bytes:,} bytes as {file.recipe.name}"
+    return _group([*_entry(str(file.path), size, proof.summary), *_limitations(plan)])
 
 
 def render_proof(proof: Proof) -> Group:
