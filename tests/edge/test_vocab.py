@@ -143,6 +143,10 @@ def test_html_strike_through_is_text_where_the_file_says_so(vocab: Vocab) -> Non
     assert not vocab.is_control(token)
     assert not vocab.is_end_of_generation(token)
     assert vocab.end_tokens == {TOKENS.index("<|finish|>")}
+    assert vocab.tokenize("ab</s>ab") == [TOKENS.index("ab"), token, TOKENS.index("ab")]
+    begin = TOKENS.index("<|begin|>")
+    assert vocab.tokenize("<|begin|>ab</s>", parse_special=True) == [begin, TOKENS.index("ab"), token]
+    assert vocab.piece(token) == b"</s>"
 
 
 def rules_vocab(path: Path, *rules: tuple[str, str]) -> Model:
