@@ -17,7 +17,7 @@ try:
 except ImportError:  # built where there is a compiler that it knows
     _encoder = None  # type: ignore[assignment]
 
-_VECTOR_TYPES = frozenset(_encoder.types()) if _encoder else frozenset()
+VECTOR_TYPES = frozenset(_encoder.types()) if _encoder else frozenset()
 
 
 def encode_rows(rows: Floats, kind: TensorType, out: npt.NDArray[np.uint8], importance: Floats | None = None) -> None:
@@ -25,7 +25,7 @@ def encode_rows(rows: Floats, kind: TensorType, out: npt.NDArray[np.uint8], impo
 
     `importance` [columns] weighs the columns' errors. The bytes are those of ggml_quantize_chunk, whoever makes them.
     """
-    if kind.id in _VECTOR_TYPES:
+    if kind.id in VECTOR_TYPES:
         _encoder.encode(kind.id, rows, out, rows.shape[1], importance)
     else:
         quantize_rows(rows, kind, out, importance)
