@@ -39,11 +39,11 @@ def split_scale(reference: str) -> tuple[Path, float]:
     return Path(name).expanduser(), number
 
 
-def resolve_adapter(reference: str, model: Path, *, progress: ProgressCallback | None = None) -> AdapterSettings:
+def resolve_adapter(reference: str, model: Path) -> AdapterSettings:
     """The adapter that `reference` means, ready for the GGUF file `model`."""
     path, scale = split_scale(reference)
     if path.is_dir():
-        path = _converted(path.resolve(), model.resolve(), progress)
+        path = _converted(path.resolve(), model.resolve())
     elif not path.is_file():
         raise EdgeError(
             f"There is no adapter {str(path)!r}: no such file or directory.",
@@ -52,7 +52,7 @@ def resolve_adapter(reference: str, model: Path, *, progress: ProgressCallback |
     return AdapterSettings(path, scale)
 
 
-def _converted(directory: Path, model: Path, progress: ProgressCallback | None) -> Path:
+def _converted(directory: Path, model: Path) -> Path:
     def convert(
         source: Path, quantizations: Sequence[str], out: Path, *, progress: ProgressCallback | None = None
     ) -> list[Path]:
@@ -61,7 +61,7 @@ def _converted(directory: Path, model: Path, progress: ProgressCallback | None) 
         return [convert_adapter(source, model, quantizations[0], out, force=True, progress=progress)]
 
     status = model.stat()
-    cache = ConversionCache(cache_directory() / "adapters", convert, progress)
+    cache = ConversionCache(cache_directory() / "adapters", convert)
     return cache.gguf(
         directory,
         name=directory.name,
