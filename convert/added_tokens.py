@@ -86,6 +86,10 @@ def added_token_limitations(added_tokens: Sequence[AddedToken], rules: TextRules
         )
     if words := [token.text for token in added_tokens if token.is_whole_word]:
         yield Limitation.of_tokens(f"llama.cpp finds {_listed(words)} within words as well", words)
+    if guarded := [token.text for token in added_tokens if token.type is TokenType.CONTROL and not token.is_special]:
+        yield Limitation.of_tokens(
+            f"what a user types never becomes {_listed(guarded)}, which the tokenizer reads in any text", guarded
+        )
     spaced = [token.text for token in added_tokens if token.is_normalized]
     if spaced and rules.add_space_prefix and rules.prefix_space is None:
         yield Limitation.of_tokens(
