@@ -15,7 +15,7 @@ from convert.families.gemma import GEMMA, GEMMA2, GEMMA3
 from convert.families.glm import GLM4
 from convert.families.granite import GRANITE
 from convert.families.llama import LLAMA
-from convert.families.ministral import MINISTRAL3
+from convert.families.ministral import MINISTRAL3, MISTRAL3
 from convert.families.olmo import OLMO2, OLMO3
 from convert.families.phi import PHI3
 from convert.families.qwen import QWEN2, QWEN3
@@ -38,6 +38,7 @@ FAMILIES: tuple[Family, ...] = (
     QWEN3,
     QWEN3_MOE,
     MINISTRAL3,
+    MISTRAL3,
     PHI3,
     SMOLLM3,
     OLMO2,

@@ -13,11 +13,13 @@ from convert.families.parts import (
     EMBEDDING,
     FEED_FORWARD,
     FULL_CONTEXT_KEYS,
+    MULTIMODAL_PREFIXES,
     OUTPUT,
+    VISION_TOWER,
     attention,
     per_block,
 )
-from convert.families.record import BYTE_FALLBACK, IGNORED, Config, Family, KeyRule, LeftOut, TensorRule
+from convert.families.record import BYTE_FALLBACK, IGNORED, Config, Family, KeyRule, TensorRule
 from convert.families.sliding import FULL, SLIDING, sliding_keys, sliding_layers
 from convert.hyperparameters import Hyperparameters
 from convert.rope import RopeParameters, read_rope_parameters
@@ -228,12 +230,8 @@ GEMMA3 = Family(
         ),
         KeyRule("final_logit_softcapping", ValueType.FLOAT32, _gemma3_cap),
     ),
-    left_out=(LeftOut(r"^(model\.)?(vision_tower|multi_modal_projector)\.", "the vision tower and its projector"),),
-    prefixes={
-        "language_model.model.": "model.",
-        "model.language_model.": "model.",
-        "language_model.lm_head.": "lm_head.",
-    },
+    left_out=VISION_TOWER,
+    prefixes=MULTIMODAL_PREFIXES,
     config_defaults=_GEMMA3_DEFAULTS,
     prepare=gemma3_rope,
     trims_vocabulary=True,

@@ -1,12 +1,17 @@
-"""Ministral 3: Llama whose queries grow with the position. The older Ministral is Llama."""
+"""Ministral 3, which is Llama whose queries grow with the position, alone or below the vision tower of Mistral 3.
+
+The language model of Mistral Small 3.1 and 3.2 is plain Llama below the same tower. The older Ministral is Llama.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from gguf.constants import MODEL_ARCH
 
 from convert.config_values import number
 from convert.families.llama import LLAMA
-from convert.families.parts import DECODER_KEYS
+from convert.families.parts import DECODER_KEYS, MULTIMODAL_PREFIXES, OUTPUT, VISION_TOWER
 from convert.families.record import BYTE_LEVEL, Family, KeyRule
 from convert.hyperparameters import Hyperparameters
 from edge.gguf_format import ValueType
@@ -37,4 +42,18 @@ MINISTRAL3 = Family(
     config_defaults={"head_dim": 128},
     reads_yarn_betas=True,
     objection=_objection,
+)
+
+
+# transformers calls embeddings tied unless told, and still keeps an output of its own that a checkpoint has
+_OWN_OUTPUT_IF_ANY = replace(OUTPUT, presence="optional")
+
+MISTRAL3 = replace(
+    MINISTRAL3,
+    name="mistral3",
+    hf_architectures=("Mistral3ForConditionalGeneration",),
+    proven_by=("mistral3",),
+    tensors=tuple(_OWN_OUTPUT_IF_ANY if rule is OUTPUT else rule for rule in MINISTRAL3.tensors),
+    left_out=VISION_TOWER,
+    prefixes=MULTIMODAL_PREFIXES,
 )

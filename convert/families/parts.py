@@ -7,7 +7,7 @@ from typing import Any
 from gguf.constants import MODEL_TENSOR
 
 from convert.config_values import flag, positive_integer
-from convert.families.record import KeyRule, Presence, TensorRule
+from convert.families.record import KeyRule, LeftOut, Presence, TensorRule
 from convert.hyperparameters import Hyperparameters
 from convert.transforms import Transform
 from edge.gguf_format import ValueType
@@ -101,3 +101,11 @@ LAYER_NORM_KEYS = (
     *(rule for rule in DECODER_KEYS if rule.key != "attention.layer_norm_rms_epsilon"),
     KeyRule("attention.layer_norm_epsilon", ValueType.FLOAT32, lambda shape: shape.norm_epsilon),
 )
+
+VISION_TOWER = (LeftOut(r"^(model\.)?(vision_tower|multi_modal_projector)\.", "the vision tower and its projector"),)
+MULTIMODAL_PREFIXES = {
+    "language_model.model.": "model.",
+    "model.language_model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+}
+"""How names begin in multimodal checkpoints, before transformers 5 and since."""

@@ -133,7 +133,9 @@ def test_matrices_of_a_part_that_no_file_holds_are_left_out_and_told_of(tiny: Ti
     assert "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj" in read_adapter(adapter).pairs
     plan = plan_adapter_file(adapter, tiny("gemma3-multimodal"), out=tmp_path)
     assert {tensor.name.split(".")[2] for tensor in plan.tensors} == {"attn_q"}
-    assert plan.limitations == ("the file holds the language model, without the vision tower and its projector (1 tensors)",)
+    assert plan.limitations == (
+        "the file holds the language model, without the vision tower and its projector (1 tensors)",
+    )
 
 
 def test_adapter_of_nothing_but_a_part_that_no_file_holds_is_refused(tiny: TinyFolder, tmp_path: Path) -> None:

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from convert.checkpoint import read_checkpoint
 from convert.families import check_reproducible, find_family
+from convert.tensor_plan import plan_tensors
 from edge.errors import EdgeError
+from tests.convert.conftest import TinyFolder
 from tests.convert.test_families import keys, objection, refusal, tiny_shape
 
 YARN: dict[str, Any] = {
@@ -122,6 +125,23 @@ def test_granite_multiplier_that_llama_cpp_would_take_for_none_is_refused() -> N
 def test_ministral3_lets_queries_grow_by_its_beta() -> None:
     assert keys("ministral3")["attention.temperature_scale"] == 0.4
     assert keys("ministral3", rope_parameters=YARN)["attention.temperature_scale"] is None
+
+
+def test_mistral_small_is_plain_llama_below_the_same_tower() -> None:
+    """Its language model is of the type mistral."""
+    text = {**tiny_shape("mistral3")[1].config, "rope_parameters": {"rope_theta": 1e9}, "model_type": "mistral"}
+    family, shape = tiny_shape("mistral3", text_config=text)
+    check_reproducible(family, shape)
+    assert shape.rope.theta == 1e9
+    assert {rule.key: rule.value(shape) for rule in family.keys}["attention.temperature_scale"] is None
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_mistral3_keeps_an_output_of_its_own_though_it_says_that_it_is_tied(tied: bool, tiny: TinyFolder) -> None:
+    """transformers 5 takes it for tied unless told, and writes so, but reads the output that there is."""
+    family, shape = tiny_shape("mistral3", tie_word_embeddings=tied)
+    sources = read_checkpoint(tiny("mistral3")).tensors
+    assert "output.weight" in [tensor.name for tensor in plan_tensors(family, shape, sources)]
 
 
 def test_ministral3_that_grows_without_yarn_is_refused() -> None:

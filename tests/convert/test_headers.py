@@ -89,7 +89,7 @@ THEIRS_ALONE = (
     Difference("rope.freq_base_swa", "read, but never used: sliding layers take the base of full ones", ("olmo3",)),
     Difference("rope.scaling.type", "none, which is what it is taken for without a factor", ("cohere2",)),
     Difference("use_parallel_residual", "llama.cpp tells it by the norms that there are", ("stablelm",)),
-    Difference("rope.scaling.yarn_log_multiplier", "part of our attn_factor", ("ministral3",)),
+    Difference("rope.scaling.yarn_log_multiplier", "part of our attn_factor", ("ministral3", "mistral3")),
 )
 VALUES = (
     Difference("general.name", "the name as it is, not in title case"),

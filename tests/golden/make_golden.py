@@ -7,6 +7,7 @@ far the logits move when a conversion gets one thing wrong.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import tempfile
@@ -70,7 +71,8 @@ def load(folder: Path, **changes: Any) -> Any:
     config = transformers.AutoConfig.from_pretrained(folder)
     for name, value in changes.items():
         setattr(config.get_text_config(), name, value)
-    model, loading = transformers.AutoModelForCausalLM.from_pretrained(
+    architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    model, loading = getattr(transformers, architecture).from_pretrained(
         folder, config=config, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
     wrong = {kind: names for kind, names in loading.items() if names}
