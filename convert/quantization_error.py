@@ -33,7 +33,7 @@ class Bounds:
 
 
 # The block types stay below half of the tensor's bound on normal weights, and a tensor that is not the source's is off
-# by about 1. The worst blocks that could be found reach 0.9 of the block's bound. Types of 2 or 3 bits have no value
+# by about 1. The worst blocks that could be found reach 0.75 of the block's bound. Types of 2 or 3 bits have no value
 # near zero for a block with a few large weights, so that only a scale many times too large shows in a single block.
 ERROR_BOUNDS = {
     "F32": Bounds(0.0, 0.0),
