@@ -74,9 +74,9 @@ class Vocab:
             text = unicodedata.normalize(self._normalization, text)
         if not parse_special:
             return self._tokenize_plain(text, starts_text)
-        if self._prefix_space is None:
+        if self._prefix_space is None and not self._ordinary_tokens:
             return self._tokenize(text, True)
-        # llama.cpp would put a space behind every control token
+        # llama.cpp would put a space behind every control token, and take ordinary tokens for some
         return self._tokenize_around(self._trusted, text, starts_text, self._tokenize_plain)
 
     def _tokenize_plain(self, text: str, starts_text: bool) -> list[int]:

@@ -149,6 +149,28 @@ def test_html_strike_through_is_text_where_the_file_says_so(vocab: Vocab) -> Non
     assert vocab.piece(token) == b"</s>"
 
 
+def test_html_strike_through_is_merged_where_it_is_an_ordinary_token(tmp_path: Path) -> None:
+    # as in Qwen's vocabulary, where nothing looks for it before merging
+    tokens = [*LETTERS, SPACE, NEWLINE, "</", "</s>", "<|end|>"]
+    entries = [
+        MetadataEntry("general.architecture", ValueType.STRING, "llama"),
+        MetadataEntry("tokenizer.ggml.model", ValueType.STRING, "gpt2"),
+        MetadataEntry("tokenizer.ggml.pre", ValueType.STRING, "gpt-2"),
+        MetadataEntry("tokenizer.ggml.tokens", ValueType.ARRAY, tokens, ValueType.STRING),
+        MetadataEntry(
+            "tokenizer.ggml.token_type", ValueType.ARRAY, [NORMAL] * (len(tokens) - 1) + [CONTROL], ValueType.INT32
+        ),
+        MetadataEntry("tokenizer.ggml.merges", ValueType.ARRAY, ["< /"], ValueType.STRING),
+        MetadataEntry("tokenizer.ggml.eos_token_id", ValueType.UINT32, tokens.index("<|end|>")),
+    ]
+    path = tmp_path / "vocabulary.gguf"
+    path.write_bytes(header_bytes(entries, []))
+    with Model(path, vocabulary_only=True) as model:
+        ids = [tokens.index(text) for text in ("a", "</", "s", ">", "b", "<|end|>")]
+        assert model.vocab.tokenize("a</s>b<|end|>", parse_special=True) == ids
+        assert model.vocab.tokenize("a</s>b") == ids[:-1]
+
+
 def rules_vocab(path: Path, *rules: tuple[str, str]) -> Model:
     """A SentencePiece vocabulary of single letters whose file says the given rules."""
     tokens = ["<unk>", "<s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "e", "é", "▁a"]
