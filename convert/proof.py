@@ -159,7 +159,8 @@ class _Prover:
             "kind": "tokens",
             "path": str(self._file.path),
             "tokenizer": str(tokenizer.absolute()),
-            "texts": proof_texts(_special_texts(self._file)),
+            "texts": proof_texts(_token_texts(self._file, TokenType.CONTROL, TokenType.USER_DEFINED)),
+            "user_defined": list(_token_texts(self._file, TokenType.USER_DEFINED)),
             "limitations": [
                 (limitation.words, limitation.touched.pattern)
                 for limitation in self._plan.tokenizer_limitations
@@ -270,12 +271,12 @@ def _template_finding(found: TemplateFinding, verb: str) -> _Finding:
     return _Finding(shapes, {"taken": list(found.taken), "limits": list(found.limits)})
 
 
-def _special_texts(file: GGUFFile) -> Iterator[str]:
-    """The control tokens of a file, then its user-defined ones."""
+def _token_texts(file: GGUFFile, *wanted: TokenType) -> Iterator[str]:
+    """The tokens of these types, one type after the other."""
     tokens: Any = file.metadata.get("tokenizer.ggml.tokens", ())
     types: Any = list(file.metadata.get("tokenizer.ggml.token_type", ()))  # type: ignore[arg-type]
-    for wanted in (TokenType.CONTROL, TokenType.USER_DEFINED):
-        yield from (tokens[number] for number, kind in enumerate(types) if kind == wanted)
+    for each in wanted:
+        yield from (tokens[number] for number, kind in enumerate(types) if kind == each)
 
 
 def _role_text(file: GGUFFile, role: str) -> str:

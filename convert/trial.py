@@ -116,7 +116,8 @@ def _answer_tokens(question: Mapping[str, Any]) -> dict[str, Any]:
     from edge.llama.model import Model
 
     tokenizer = Path(question["tokenizer"])
-    oracle = TokenizersOracle(tokenizer) if tokenizer.suffix == ".json" else SentencePieceOracle(tokenizer)
+    is_json = tokenizer.suffix == ".json"
+    oracle = TokenizersOracle(tokenizer) if is_json else SentencePieceOracle(tokenizer, question["user_defined"])
     limitations = [Limitation(words, re.compile(touched)) for words, touched in question["limitations"]]
     with Model(Path(question["path"]), vocabulary_only=True) as model:
         found = compare_tokens(oracle, model.vocab, question["texts"], limitations)

@@ -37,6 +37,9 @@ class Letters:
     change: Callable[[str], str] = str
     reads_control_tokens: bool = True
 
+    def can_read(self, text: str) -> bool:
+        return "unknown" not in text
+
     def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
         return [ord(letter) for letter in self.change(text)]
 
@@ -53,6 +56,10 @@ def test_equal_ids_are_counted_for_plain_and_for_trusted_text() -> None:
     assert compare_tokens(Letters(), Letters(), HARD_TEXT, ()) == TokenComparison(2 * len(HARD_TEXT), ())
     plain = compare_tokens(Letters(reads_control_tokens=False), Letters(), HARD_TEXT, ())
     assert plain.texts == len(HARD_TEXT)
+
+
+def test_text_that_the_oracle_does_not_know_is_left_out() -> None:
+    assert compare_tokens(Letters(), Letters(str.upper), {"a": "an unknown token"}, ()) == TokenComparison(0, ())
 
 
 def test_difference_has_both_ids_and_its_place() -> None:
@@ -101,6 +108,15 @@ def test_oracle_of_a_tokenizer_model_is_sentencepiece(tmp_path: Path) -> None:
     expected = SentencePieceProcessor(model_file=str(path)).encode("The bees")
     assert oracle.tokenize("The bees", parse_special=False) == expected
     assert not oracle.reads_control_tokens
+
+
+def test_sentencepiece_does_not_know_tokens_that_were_added_to_its_model(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(sentencepiece_model(user_defined_symbols="<table>"))
+    oracle = SentencePieceOracle(path, ["<table>", "<tool>", "two words"])
+    assert oracle.can_read("a <table>")
+    assert not oracle.can_read("a <tool>")
+    assert not oracle.can_read("in two words")
 
 
 @pytest.mark.parametrize("name", TINY)
