@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { BLOCK = 256 };  // weights of a K-quant's block, and of what an encoder is given at once
+enum { BLOCK = 256 };  // weights of a K-quant's block
 
 // w = d * q: 32 weights, with levels -8..7 stored from 0 on
 typedef struct {

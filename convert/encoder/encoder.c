@@ -14,8 +14,8 @@
 #include "blocks.h"
 #include "scales.h"
 
-// Encodes BLOCK weights, of one block or of 8 small ones. `importance` is that of the weights' columns, or NULL;
-// `mean_square` is that of the row, where the kind weighs errors by it.
+// Encodes a stretch of weights: blocks of 256, or as many small ones as have those weights. `importance` is that of the
+// weights' columns, or NULL; `mean_square` is that of the row, where the kind weighs errors by it.
 typedef struct {
     int type;  // ggml_type
     size_t block_elements, block_bytes;
@@ -46,27 +46,34 @@ static const search_range q4_1 = WEIGHTED(15), q5_1 = WEIGHTED(31);
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#define NAME(x) x##_avx512
+#define LANES 16
+#define MAX_FLOATS _mm512_max_ps
+#define MIN_FLOATS _mm512_min_ps
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f")
+#endif
+#include "kinds.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#define NAME(x) x##_avx2
+#define LANES 8
+#define MAX_FLOATS _mm256_max_ps
+#define MIN_FLOATS _mm256_min_ps
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx2")
 #endif
-#define NAME(x) x##_avx2
-#define LANES 8
-#define MAX_FLOATS _mm256_max_ps
-#define MIN_FLOATS _mm256_min_ps
-#include "lanes.h"
-#include "search.h"
-#include "small.h"
-#include "affine.h"
-#include "symmetric.h"
-#include "nonlinear.h"
 #include "kinds.h"
-#undef NAME
-#undef LANES
-#undef MAX_FLOATS
-#undef MIN_FLOATS
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -76,38 +83,48 @@ static const search_range q4_1 = WEIGHTED(15), q5_1 = WEIGHTED(31);
 
 #define NAME(x) x##_baseline
 #define LANES 4
-#include "lanes.h"
-#include "search.h"
-#include "small.h"
-#include "affine.h"
-#include "symmetric.h"
-#include "nonlinear.h"
 #include "kinds.h"
-#undef NAME
-#undef LANES
+
+enum { LONGEST_STRETCH = 512 };
+
+typedef struct {
+    const char *name;
+    const encoder *encoders;
+    size_t stretch;  // weights that an encoder is given at once
+} instruction_set;
+
+static const instruction_set instruction_sets[] = {  // the best first
+#if defined(__x86_64__)
+    {"avx512", encoders_avx512, STRETCH_avx512},
+    {"avx2", encoders_avx2, STRETCH_avx2},
+#endif
+    {"baseline", encoders_baseline, STRETCH_baseline},
+};
 
 enum { KINDS = sizeof encoders_baseline / sizeof *encoders_baseline };
 
-static const encoder *chosen = encoders_baseline;
-static const char *variant = "baseline";
+static const instruction_set *chosen;
 
-static const char *choose(const char *wanted) {
+static int is_supported(const instruction_set *set) {
 #if defined(__x86_64__)
-    if ((!wanted || !strcmp(wanted, "avx2")) && __builtin_cpu_supports("avx2")) {
-        chosen = encoders_avx2;
-        return variant = "avx2";
-    }
+    if (!strcmp(set->name, "avx512")) return __builtin_cpu_supports("avx512f");
+    if (!strcmp(set->name, "avx2")) return __builtin_cpu_supports("avx2");
 #endif
-    if (!wanted || !strcmp(wanted, "baseline")) {
-        chosen = encoders_baseline;
-        return variant = "baseline";
+    return set->encoders == encoders_baseline;
+}
+
+// The one of that name, or the best one, if the processor has it
+static const instruction_set *choose(const char *name) {
+    for (size_t i = 0; i < sizeof instruction_sets / sizeof *instruction_sets; i++) {
+        const instruction_set *set = &instruction_sets[i];
+        if ((!name || !strcmp(name, set->name)) && is_supported(set)) return set;
     }
     return NULL;
 }
 
-static const encoder *find(int type) {
+static const encoder *find(const instruction_set *set, int type) {
     for (int i = 0; i < KINDS; i++)
-        if (chosen[i].type == type) return &chosen[i];
+        if (set->encoders[i].type == type) return &set->encoders[i];
     return NULL;
 }
 
@@ -122,16 +139,17 @@ static float row_mean_square(const char *values, size_t columns) {
     return sum / (float) columns;
 }
 
-// Encodes a row by BLOCK weights at a time. Values and bytes are copied to and from aligned memory, so that none of the
-// caller's is read or written beyond the row's end, whatever its alignment.
-static void encode_row(const encoder *kind, const char *values, size_t columns, const char *importance, char *out) {
-    _Alignas(64) float x[BLOCK], column_importance[BLOCK];
-    _Alignas(64) char encoded[BLOCK / 32 * sizeof(block_q8_0)];
+// Encodes a row by `stretch` weights at a time. Values and bytes are copied to and from aligned memory, so that none of
+// the caller's is read or written beyond the row's end, whatever its alignment.
+static void encode_row(const encoder *kind, size_t stretch, const char *values, size_t columns, const char *importance,
+                       char *out) {
+    _Alignas(64) float x[LONGEST_STRETCH], column_importance[LONGEST_STRETCH];
+    _Alignas(64) char encoded[LONGEST_STRETCH / 32 * sizeof(block_q8_0)];
     const float mean_square = importance && kind->weighs_by_row ? row_mean_square(values, columns) : 0;
-    for (size_t first = 0; first < columns; first += BLOCK) {
-        const size_t count = columns - first < BLOCK ? columns - first : BLOCK;
+    for (size_t first = 0; first < columns; first += stretch) {
+        const size_t count = columns - first < stretch ? columns - first : stretch;
         const size_t bytes = count / kind->block_elements * kind->block_bytes;
-        if (count < BLOCK) {
+        if (count < stretch) {
             memset(x, 0, sizeof x);
             memset(column_importance, 0, sizeof column_importance);
         }
@@ -171,16 +189,18 @@ static PyObject *encode(PyObject *module, PyObject *args) {
     Py_buffer values, out, importance = {.len = -1};
     PyObject *importance_object = Py_None, *result = NULL;
     if (!PyArg_ParseTuple(args, "iy*w*n|O", &type, &values, &out, &columns, &importance_object)) return NULL;
-    const encoder *kind = find(type);
+    const instruction_set *set = chosen;
+    const encoder *kind = find(set, type);
     if (!kind)
         PyErr_Format(PyExc_ValueError, "no encoder for type %d", type);
     else if ((importance_object == Py_None || !PyObject_GetBuffer(importance_object, &importance, PyBUF_SIMPLE)) &&
              fits(kind, columns, values.len, out.len, importance.len)) {
+        if (!importance.buf && values.len) columns = values.len / (Py_ssize_t) sizeof(float);  // one row, few ends
         const Py_ssize_t rows = values.len / (columns * (Py_ssize_t) sizeof(float));
         Py_BEGIN_ALLOW_THREADS
         for (Py_ssize_t i = 0; i < rows; i++)
-            encode_row(kind, (const char *) values.buf + values.len / rows * i, (size_t) columns, importance.buf,
-                       (char *) out.buf + out.len / rows * i);
+            encode_row(kind, set->stretch, (const char *) values.buf + values.len / rows * i, (size_t) columns,
+                       importance.buf, (char *) out.buf + out.len / rows * i);
         Py_END_ALLOW_THREADS
         result = Py_NewRef(Py_None);
     }
@@ -194,7 +214,7 @@ PyDoc_STRVAR(types_doc, "types()\n--\n\nThe ggml types that can be encoded.");
 
 static PyObject *types(PyObject *module, PyObject *unused) {
     PyObject *result = PyTuple_New(KINDS);
-    for (int i = 0; result && i < KINDS; i++) PyTuple_SET_ITEM(result, i, PyLong_FromLong(chosen[i].type));
+    for (int i = 0; result && i < KINDS; i++) PyTuple_SET_ITEM(result, i, PyLong_FromLong(chosen->encoders[i].type));
     return result;
 }
 
@@ -204,15 +224,16 @@ PyDoc_STRVAR(use_doc,
 static PyObject *use(PyObject *module, PyObject *args) {
     const char *wanted = NULL;
     if (!PyArg_ParseTuple(args, "|z", &wanted)) return NULL;
-    const char *name = choose(wanted);
-    if (!name) return PyErr_Format(PyExc_ValueError, "no variant %s on this processor", wanted);
-    return PyUnicode_FromString(name);
+    const instruction_set *set = choose(wanted);
+    if (!set) return PyErr_Format(PyExc_ValueError, "no variant %s on this processor", wanted);
+    chosen = set;
+    return PyUnicode_FromString(set->name);
 }
 
 PyDoc_STRVAR(variant_doc, "variant()\n--\n\nThe name of the instruction set in use.");
 
 static PyObject *current_variant(PyObject *module, PyObject *unused) {
-    return PyUnicode_FromString(variant);
+    return PyUnicode_FromString(chosen->name);
 }
 
 static PyMethodDef methods[] = {
@@ -229,6 +250,6 @@ static struct PyModuleDef definition = {
 };
 
 PyMODINIT_FUNC PyInit__encoder(void) {
-    choose(NULL);
+    chosen = choose(NULL);
     return PyModule_Create(&definition);
 }

@@ -1,6 +1,13 @@
-// The encoders of one instruction set: type, weights and bytes of a block, and whether importance weighs by the row's
-// mean square. Included last.
+// All that is compiled for one instruction set. NAME and LANES are what it is called and how many floats it works on.
 
+#include "lanes.h"
+#include "search.h"
+#include "small.h"
+#include "affine.h"
+#include "symmetric.h"
+#include "nonlinear.h"
+
+// Type, weights and bytes of a block, the encoder, and whether importance weighs by the row's mean square
 static const encoder NAME(encoders)[] = {
     {2, 32, sizeof(block_q4_0), NAME(encode_q4_0), 1},
     {3, 32, sizeof(block_q4_1), NAME(encode_q4_1), 1},
@@ -17,5 +24,11 @@ static const encoder NAME(encoders)[] = {
 };
 
 #undef SEARCH
+#undef STRETCH
+#undef BLOCKS
 #undef floats
 #undef ints
+#undef NAME
+#undef LANES
+#undef MAX_FLOATS
+#undef MIN_FLOATS

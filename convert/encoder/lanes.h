@@ -8,6 +8,11 @@ typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES)));
 #define floats NAME(floats)
 #define ints NAME(ints)
 
+// Weights that an encoder is given at once: as many blocks as fill the lanes with sub-blocks of 32
+enum { NAME(STRETCH) = 32 * LANES > BLOCK ? 32 * LANES : BLOCK, NAME(BLOCKS) = NAME(STRETCH) / BLOCK };
+#define STRETCH NAME(STRETCH)
+#define BLOCKS NAME(BLOCKS)
+
 // LANES floats from anywhere
 static inline floats NAME(load)(const float *x) {
     typedef float anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));

@@ -1,14 +1,14 @@
-// Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0: blocks of 32, a block in each lane. Encoders are given 8 blocks.
+// Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0: blocks of 32, a block in each lane.
 //
 // Source: llama.cpp, ggml/src/ggml-quants.c, quantize_row_q4_0_ref, quantize_row_q4_0_impl and those of the others.
 // Included after search.h, once for each instruction set.
 
-// Scales and levels, stored from 0 on, of 8 blocks without a minimum: levels -limit..limit-1
+// Scales and levels, stored from 0 on, of blocks without a minimum: levels -limit..limit-1
 SEARCH void NAME(encode_scaled)(const float *x, const float *importance, float mean_square, int limit, float *scales,
                                 uint8_t *levels) {
-    float weights[BLOCK];
-    if (importance) weigh(x, importance, mean_square, BLOCK, weights);
-    for (int first = 0; first < 8; first += LANES, levels += 32 * LANES) {
+    float weights[STRETCH];
+    if (importance) weigh(x, importance, mean_square, STRETCH, weights);
+    for (int first = 0; first < STRETCH / 32; first += LANES, levels += 32 * LANES) {
         floats value[32], weight[32], scale, inverse;
         for (int i = 0; i < 32; i++) value[i] = NAME(gather)(x + 32 * first, 32, i);
         if (importance) {
@@ -32,12 +32,12 @@ SEARCH void NAME(encode_scaled)(const float *x, const float *importance, float m
     }
 }
 
-// Scales, minima and levels 0..range.levels of 8 blocks
+// Scales, minima and levels 0..range.levels of blocks
 SEARCH void NAME(encode_ranged)(const float *x, const float *importance, float mean_square, search_range range,
                                 float *scales, float *mins, uint8_t *levels) {
-    float weights[BLOCK];
-    if (importance) weigh(x, importance, mean_square, BLOCK, weights);
-    for (int first = 0; first < 8; first += LANES, levels += 32 * LANES) {
+    float weights[STRETCH];
+    if (importance) weigh(x, importance, mean_square, STRETCH, weights);
+    for (int first = 0; first < STRETCH / 32; first += LANES, levels += 32 * LANES) {
         floats value[32], weight[32], scale, min;
         for (int i = 0; i < 32; i++) value[i] = NAME(gather)(x + 32 * first, 32, i);
         if (importance) {
@@ -70,10 +70,10 @@ SEARCH void NAME(encode_ranged)(const float *x, const float *importance, float m
 
 static void NAME(encode_q4_0)(const float *x, const float *importance, float mean_square, void *out) {
     block_q4_0 *block = out;
-    float scales[8];
-    uint8_t levels[BLOCK];
+    float scales[STRETCH / 32];
+    uint8_t levels[STRETCH];
     NAME(encode_scaled)(x, importance, mean_square, 8, scales, levels);
-    for (int j = 0; j < 8; j++) {
+    for (int j = 0; j < STRETCH / 32; j++) {
         block[j].d = half_of(scales[j]);
         pack_nibbles(levels + 32 * j, block[j].qs);
     }
@@ -81,10 +81,10 @@ static void NAME(encode_q4_0)(const float *x, const float *importance, float mea
 
 static void NAME(encode_q5_0)(const float *x, const float *importance, float mean_square, void *out) {
     block_q5_0 *block = out;
-    float scales[8];
-    uint8_t levels[BLOCK];
+    float scales[STRETCH / 32];
+    uint8_t levels[STRETCH];
     NAME(encode_scaled)(x, importance, mean_square, 16, scales, levels);
-    for (int j = 0; j < 8; j++) {
+    for (int j = 0; j < STRETCH / 32; j++) {
         block[j].d = half_of(scales[j]);
         pack_nibbles(levels + 32 * j, block[j].qs);
         pack_fifth_bits(levels + 32 * j, block[j].qh);
@@ -93,10 +93,10 @@ static void NAME(encode_q5_0)(const float *x, const float *importance, float mea
 
 static void NAME(encode_q4_1)(const float *x, const float *importance, float mean_square, void *out) {
     block_q4_1 *block = out;
-    float scales[8], mins[8];
-    uint8_t levels[BLOCK];
+    float scales[STRETCH / 32], mins[STRETCH / 32];
+    uint8_t levels[STRETCH];
     NAME(encode_ranged)(x, importance, mean_square, q4_1, scales, mins, levels);
-    for (int j = 0; j < 8; j++) {
+    for (int j = 0; j < STRETCH / 32; j++) {
         block[j].d = half_of(scales[j]);
         block[j].m = half_of(mins[j]);
         pack_nibbles(levels + 32 * j, block[j].qs);
@@ -105,10 +105,10 @@ static void NAME(encode_q4_1)(const float *x, const float *importance, float mea
 
 static void NAME(encode_q5_1)(const float *x, const float *importance, float mean_square, void *out) {
     block_q5_1 *block = out;
-    float scales[8], mins[8];
-    uint8_t levels[BLOCK];
+    float scales[STRETCH / 32], mins[STRETCH / 32];
+    uint8_t levels[STRETCH];
     NAME(encode_ranged)(x, importance, mean_square, q5_1, scales, mins, levels);
-    for (int j = 0; j < 8; j++) {
+    for (int j = 0; j < STRETCH / 32; j++) {
         block[j].d = half_of(scales[j]);
         block[j].m = half_of(mins[j]);
         pack_nibbles(levels + 32 * j, block[j].qs);
@@ -120,7 +120,7 @@ static void NAME(encode_q5_1)(const float *x, const float *importance, float mea
 static void NAME(encode_q8_0)(const float *x, const float *importance, float mean_square, void *out) {
     (void) importance, (void) mean_square;
     block_q8_0 *block = out;
-    for (int j = 0; j < 8; j++, x += 32) {
+    for (int j = 0; j < STRETCH / 32; j++, x += 32) {
         floats value[32 / LANES], magnitude = NAME(splat)(0);
         float largest = 0;
         for (int i = 0; i < 32 / LANES; i++) {

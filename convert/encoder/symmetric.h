@@ -54,9 +54,7 @@ static inline float NAME(largest_scale)(const float *scales) {
     return largest;
 }
 
-static void NAME(encode_q3_K)(const float *x, const float *importance, float mean_square, void *out) {
-    (void) mean_square;
-    block_q3_K *block = out;
+static void NAME(encode_q3_K_block)(const float *x, const float *importance, block_q3_K *block) {
     floats value[BLOCK / LANES];
     float scales[16], expressed[16];
     uint8_t levels[BLOCK], scale_levels[16];
@@ -95,9 +93,7 @@ static void NAME(encode_q3_K)(const float *x, const float *importance, float mea
     pack_pairs_of_bits(levels, block->qs);
 }
 
-static void NAME(encode_q6_K)(const float *x, const float *importance, float mean_square, void *out) {
-    (void) mean_square;
-    block_q6_K *block = out;
+static void NAME(encode_q6_K_block)(const float *x, const float *importance, block_q6_K *block) {
     floats value[BLOCK / LANES];
     float scales[16], expressed[16];
     uint8_t levels[BLOCK];
@@ -124,4 +120,16 @@ static void NAME(encode_q6_K)(const float *x, const float *importance, float mea
                 (uint8_t) (l[i] >> 4 | l[i + 32] >> 4 << 2 | l[i + 64] >> 4 << 4 | l[i + 96] >> 4 << 6);
         }
     }
+}
+
+static void NAME(encode_q3_K)(const float *x, const float *importance, float mean_square, void *out) {
+    (void) mean_square;
+    for (int b = 0; b < BLOCKS; b++)
+        NAME(encode_q3_K_block)(x + BLOCK * b, importance ? importance + BLOCK * b : NULL, (block_q3_K *) out + b);
+}
+
+static void NAME(encode_q6_K)(const float *x, const float *importance, float mean_square, void *out) {
+    (void) mean_square;
+    for (int b = 0; b < BLOCKS; b++)
+        NAME(encode_q6_K_block)(x + BLOCK * b, importance ? importance + BLOCK * b : NULL, (block_q6_K *) out + b);
 }

@@ -17,7 +17,7 @@ from edge.llama.quantize import Floats, quantize_rows
 from tests.tiny import TINY, tensor_shapes, tensor_values
 
 KINDS = [kind for kind in TENSOR_TYPES.values() if kind.id in _encoder.types()]
-VARIANTS = ("avx2", "baseline")
+VARIANTS = ("avx512", "avx2", "baseline")
 COLUMNS = 512
 SHAPE = (12, COLUMNS)
 
