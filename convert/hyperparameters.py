@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from convert.config_values import flag, number, positive_integer
@@ -34,6 +34,8 @@ class Hyperparameters:
     """config.json as it is, for what only one family knows."""
     spare_rows: int = 0
     """Rows of embeddings in the checkpoint beyond the vocabulary, which the file does not get."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Dimensions that only one family has."""
 
     @property
     def query(self) -> int:
@@ -57,7 +59,9 @@ class Hyperparameters:
 
     def size(self, name: str) -> int:
         """A dimension by the name that tensor rules use, such as "hidden"."""
-        return cast(int, getattr(self, name))
+        if name == "1":
+            return 1
+        return self.sizes[name] if name in self.sizes else cast(int, getattr(self, name))
 
 
 def read_hyperparameters(

@@ -108,10 +108,16 @@ def _template_frame(template: Step) -> Frame:
     return Frame(tuple(before), tuple(after))
 
 
+def _language_model_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """The language model's part of a multimodal checkpoint's configuration; empty where there is none."""
+    text = checkpoint.config.get("text_config")
+    return text if isinstance(text, Mapping) else {}
+
+
 def _named_ids(checkpoint: Checkpoint, token_ids: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     """The ids that configuration files name, by text or by number."""
     by_text = [checkpoint.tokenizer_config, _special_tokens_map(checkpoint)]
-    by_number = [checkpoint.generation_config, checkpoint.config]
+    by_number = [checkpoint.generation_config, checkpoint.config, _language_model_config(checkpoint)]
     known = set(token_ids.values())
     for role in ROLES:
         texts = (_text(config.get(f"{role}_token")) for config in by_text)
@@ -126,7 +132,8 @@ def _end_ids(checkpoint: Checkpoint, token_ids: Mapping[str, int], eos: int | No
     """EOS and the end of a turn; the role `eom` goes to a further end that llama.cpp does not know by its text."""
     texts = {token: text for text, token in token_ids.items()}
     configured = [*_numbers(checkpoint.generation_config.get("eos_token_id"))]
-    configured += _numbers(checkpoint.config.get("eos_token_id"))
+    for config in (checkpoint.config, _language_model_config(checkpoint)):
+        configured += _numbers(config.get("eos_token_id"))
     ends = list(dict.fromkeys(([] if eos is None else [eos]) + [end for end in configured if end in texts]))
     if not ends:
         raise EdgeError(

@@ -149,7 +149,9 @@ def _source_rows(
             yield from _rows_of_experts(rule, shape, source)
         else:
             _check_source(source, _stored_sizes(shape, rule.shape), rule.shape)
-            yield SourceRows(source, 0, _row_count(_sizes(shape, rule.shape)))
+            all_rows = [(0, _row_count(_sizes(shape, rule.shape)))]
+            for first, last in rule.row_order(shape) if rule.row_order else all_rows:
+                yield SourceRows(source, first, last)
 
 
 def _rows_of_experts(rule: TensorRule, shape: Hyperparameters, source: SourceTensor) -> Iterator[SourceRows]:
@@ -171,7 +173,7 @@ def _expanded(family: Family, shape: Hyperparameters) -> Iterator[tuple[TensorRu
         yield rule, 0
     for block in range(shape.layers):
         for rule in family.tensors:
-            if rule.is_per_block:
+            if rule.is_per_block and rule.is_in_layer(shape, block):
                 yield rule, block
     for rule in family.tensors[first:]:
         if not rule.is_per_block:

@@ -54,5 +54,11 @@ def _add_one(slab: Floats, shape: Hyperparameters) -> Floats:
     return slab + np.float32(1)
 
 
+def _negative_exponential(slab: Floats, shape: Hyperparameters) -> Floats:
+    """A decay that the checkpoint has as a logarithm. Source: transformers, Qwen3_5GatedDeltaNet."""
+    return np.asarray(-np.exp(slab))
+
+
 ROPE_PAIRS = Transform("rope pairs", _interleave_rope_halves, lambda shape: shape.head_dim)
 ADD_ONE = Transform("add one", _add_one, lambda shape: 1)
+NEGATIVE_EXPONENTIAL = Transform("negative exponential", _negative_exponential, lambda shape: 1)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.families import FAMILIES, Family
+from convert.families.record import in_every_layer
 from convert.plan import ConversionPlan, open_source, plan_conversion
 from convert.pool import ProgressCallback, work_through
 from convert.quantization_error import ERROR_BOUNDS, ErrorSums, TensorError
@@ -248,7 +249,7 @@ def _check_complete(file: GGUFFile, family: Family) -> None:
             name = rule.target_name(block)
             expected = tuple(sizes.get(dimension) for dimension in reversed(rule.target_shape))
             tensor = file.tensors.get(name)
-            if tensor is None and rule.presence == "required":
+            if tensor is None and rule.presence == "required" and rule.is_in_layer is in_every_layer:
                 raise EdgeError(
                     f"{file.path}: the tensor {name!r} is missing.", hint="Convert or download the file again."
                 )

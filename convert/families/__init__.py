@@ -19,6 +19,7 @@ from convert.families.ministral import MINISTRAL3, MISTRAL3
 from convert.families.olmo import OLMO2, OLMO3
 from convert.families.phi import PHI3
 from convert.families.qwen import QWEN2, QWEN3
+from convert.families.qwen3_5 import QWEN3_5
 from convert.families.record import Family as Family
 from convert.families.record import KeyRule as KeyRule
 from convert.families.record import TensorRule as TensorRule
@@ -37,6 +38,7 @@ FAMILIES: tuple[Family, ...] = (
     QWEN2,
     QWEN3,
     QWEN3_MOE,
+    QWEN3_5,
     MINISTRAL3,
     MISTRAL3,
     PHI3,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES, MODEL_TENSOR, TENSOR_NAMES
@@ -22,6 +22,10 @@ Presence = Literal["required", "optional", "untied"]
 IGNORED = (r"\.rotary_emb\.inv_freq$",)
 
 
+def in_every_layer(shape: Hyperparameters, block: int) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class FusedExperts:
     """A source that holds a block's experts in one tensor, [experts, parts * rows, columns], and one of the parts."""
@@ -38,7 +42,8 @@ class FusedExperts:
 class TensorRule:
     """One kind of tensor. `source` holds `{block}` where there is one per layer, `{expert}` where one per expert.
 
-    `shape` names the dimensions of one source. Experts are stacked: the file's tensor is [experts, *shape].
+    `shape` names the dimensions of one source; those of size "1" are dropped. Experts are stacked: the file's tensor is
+    [experts, *shape].
     """
 
     target: MODEL_TENSOR
@@ -48,6 +53,11 @@ class TensorRule:
     presence: Presence = "required"
     fused: FusedExperts | None = None
     """Where some checkpoints have the experts instead of in a tensor for each."""
+    row_order: Callable[[Hyperparameters], Sequence[tuple[int, int]]] | None = None
+    """Which rows follow each other in the file, as the first and the one behind the last of each run of them."""
+    is_in_layer: Callable[[Hyperparameters, int], bool] = in_every_layer
+    suffix: str | None = None
+    """The end of its name in the file, if it is not that of the source; it may be empty."""
 
     @property
     def is_per_block(self) -> bool:
@@ -60,14 +70,16 @@ class TensorRule:
     @property
     def target_shape(self) -> tuple[str, ...]:
         """The names of the dimensions in the file."""
-        return ("experts", *self.shape) if self.is_per_expert else self.shape
+        shape = tuple(name for name in self.shape if name != "1")
+        return ("experts", *shape) if self.is_per_expert else shape
 
     def source_name(self, block: int, expert: int = 0) -> str:
         return self.source.format(block=block, expert=expert)
 
     def target_name(self, block: int) -> str:
-        suffix = self.source.rpartition(".")[2]
-        return f"{TENSOR_NAMES[self.target].format(bid=block)}.{suffix}"
+        suffix = self.source.rpartition(".")[2] if self.suffix is None else self.suffix
+        name: str = TENSOR_NAMES[self.target].format(bid=block)
+        return f"{name}.{suffix}" if suffix else name
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,8 @@ class Family:
     """The family's names for keys of config.json, by those that most families have."""
     config_defaults: Mapping[str, Any] = field(default_factory=dict)
     """What transformers takes for keys that config.json leaves out or gives as null."""
+    sizes: Mapping[str, Callable[[Hyperparameters], int]] = field(default_factory=dict)
+    """Dimensions that no other family has, by the names that its rules use."""
     prepare: Callable[[Config], Config] = lambda config: config
     """Brings a config.json into the form that most families have."""
     trims_vocabulary: bool = False
@@ -141,9 +155,10 @@ class Family:
         """The hyperparameters of a checkpoint's language model. EdgeError when config.json does not make one."""
         text = _language_model(config)
         unsaid = {name: value for name, value in self.config_defaults.items() if text.get(name) is None}
-        return read_hyperparameters(
+        shape = read_hyperparameters(
             self.prepare({**text, **unsaid}), names=self.config_names, has_experts=self.has_experts
         )
+        return replace(shape, sizes={name: size(shape) for name, size in self.sizes.items()})
 
 
 def _language_model(config: Config) -> Config:

@@ -23,6 +23,7 @@ WITHOUT_PIECES = ("gemma", "gemma2", "phi3", "ernie4_5")
 GEMMA3 = ("gemma3", "gemma3-multimodal")
 LLAMA2_TOKENIZER = ("llama2", "llama-linear", "llama-uneven", "mistral", "mixtral")
 PHI3 = ("phi3", "phi3-longrope", "phi3-longrope-short")
+QWEN3_5 = ("qwen3_5", "qwen3_5-multimodal")
 
 _NO_TOKENIZER_MODEL = "it knows the vocabulary of this family by tokenizer.model only, which the checkpoint has not"
 _DIGITS = "computed in double precision here, and rounded once"
@@ -81,6 +82,7 @@ OURS_ALONE = (
     Difference("tokenizer.ggml.scores", _NO_TOKENIZER_MODEL, ("gemma", "gemma2", "phi3", *GEMMA3)),
 )
 THEIRS_ALONE = (
+    Difference("full_attention_interval", "attention.recurrent_layers says which layers have attention", QWEN3_5),
     Difference("tokenizer.ggml.add_sep_token", "false, which is llama.cpp's default"),
     Difference("tokenizer.ggml.merges", "it takes the vocabulary for a byte-level one", GEMMA3),
     Difference("attention.sliding_window", "llama.cpp switches Phi 3's off", PHI3),
@@ -92,6 +94,7 @@ THEIRS_ALONE = (
     Difference("rope.scaling.yarn_log_multiplier", "part of our attn_factor", ("ministral3", "mistral3")),
 )
 VALUES = (
+    Difference("blk.*.ssm_a", "numpy and torch round the exponential differently in the last bit", QWEN3_5),
     Difference("general.name", "the name as it is, not in title case"),
     Difference(
         "general.size_label", "all weights, not those of one expert", ("mixtral", "qwen3_moe", "qwen3_moe-fused")

@@ -110,11 +110,14 @@ def print_sensitivity(folders: dict[str, Path]) -> None:
 
 def mistakes(checkpoint: TinyCheckpoint, folder: Path) -> Iterator[tuple[str, Any]]:
     """Models that each have one thing wrong."""
-    config = load(folder).config.get_text_config()
+    right = load(folder)
+    config, parameters = right.config.get_text_config(), [name for name, _ in right.named_parameters()]
     for name, rope in rope_mistakes(config.rope_parameters):
         yield name, load(folder, rope_parameters=rope)
     yield "RMS epsilon 0.01", load(folder, rms_norm_eps=0.01)
     for weights, change in weight_mistakes(config.model_type):
+        if not any(name.endswith(weights) for name in parameters):
+            continue
         yield (
             f"{weights} {change.__name__.replace('_', ' ')}",
             changed(load(folder), weights, change, checkpoint.head_dim),
@@ -162,6 +165,11 @@ def weight_mistakes(kind: str) -> Iterator[tuple[str, Change]]:
     if kind.startswith("qwen3") or kind == "gemma3_text":
         yield "q_norm.weight", neutral
         yield "k_norm.weight", neutral
+    if kind == "qwen3_5_text":
+        for name in ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "conv1d"):
+            yield f"{name}.weight", reversed_rows
+        yield "A_log", neutral
+        yield "dt_bias", neutral
     if kind in ("mixtral", "qwen3_moe"):
         yield "gate.weight", reversed_rows
 

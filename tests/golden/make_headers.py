@@ -53,6 +53,8 @@ def convert(folder: Path, path: Path) -> Path:
 
     model_class.set_vocab = set_vocabulary
     sys.argv = ["convert_hf_to_gguf.py", str(folder), "--outfile", str(path), "--outtype", "bf16"]
+    if getattr(model_class, "supports_mtp_export", False):
+        sys.argv.append("--no-mtp")
     try:
         converter.main()
     finally:
