@@ -11,7 +11,7 @@ from convert.gguf_source import gguf_source
 from convert.imatrix import ImportanceMatrix, check_matrix
 from convert.layout import PartPlan, StoredTensor, lay_out
 from convert.metadata import file_metadata
-from convert.recipes import Recipe
+from convert.recipes import Recipe, check_without_matrix
 from convert.source import Source, checkpoint_source
 from convert.tensor_plan import TensorPlan, parameter_count
 from convert.tensor_types import NO_CHOICES, TypeChoices, read_traits, tensor_types, tensor_without_matrix
@@ -125,11 +125,8 @@ def _plan_file(path: Path, recipe: Recipe, source: Source, options: ConversionOp
 
 def _check_importance(recipe: Recipe, types: Mapping[str, TensorType], matrix: ImportanceMatrix | None) -> None:
     """EdgeError for types that are too small to be made without importance."""
-    if recipe.needs_matrix and matrix is None:
-        raise EdgeError(
-            f"{recipe.name} needs an importance matrix.",
-            hint="Measure one with --calibrate default (or a text of your own), or name one with --imatrix FILE.",
-        )
+    if matrix is None:
+        check_without_matrix(recipe)
     name = tensor_without_matrix(types, matrix.entries if matrix else ())
     if name:
         missing = f"{matrix.name} has none for it" if matrix else "there is none"

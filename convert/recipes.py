@@ -316,6 +316,15 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+def check_without_matrix(recipe: Recipe) -> None:
+    """EdgeError if a recipe is made with an importance matrix only."""
+    if recipe.needs_matrix:
+        raise EdgeError(
+            f"{recipe.name} needs an importance matrix.",
+            hint="Have edge convert measure one with --calibrate default, or name one with --imatrix FILE.",
+        )
+
+
 def recipes_text() -> str:
     """The names of all recipes in a line for a person."""
     plain = ", ".join(name for name, recipe in RECIPES.items() if not recipe.needs_matrix)

@@ -126,9 +126,9 @@ def _check_convertible(directory: Path, quantization: str) -> None:
     """EdgeError when config.json alone tells that the conversion must fail: before gigabytes are downloaded."""
     from convert.checkpoint import read_config
     from convert.families import find_family
-    from convert.recipes import find_recipe
+    from convert.recipes import check_without_matrix, find_recipe
 
-    find_recipe(quantization)
+    check_without_matrix(find_recipe(quantization))
     find_family(read_config(directory)["architectures"][0])
 
 

@@ -284,6 +284,7 @@ def test_conversion_for_the_hub_is_made_anew_by_a_new_converter(
         ({"architectures": ["UnheardOfForCausalLM"]}, "Q8_0", "UnheardOfForCausalLM"),
         ({"architectures": ["LlamaForCausalLM"], "quantization_config": {"quant_method": "gptq"}}, "Q8_0", "(gptq)"),
         ({"architectures": ["LlamaForCausalLM"]}, "Q9_9", "Q9_9"),
+        ({"architectures": ["LlamaForCausalLM"]}, "IQ2_M", "IQ2_M needs an importance matrix."),
     ],
 )
 def test_what_cannot_be_converted_is_refused_before_its_weights_are_downloaded(
