@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.tiny.checkpoint import TinyCheckpoint, base_config, published
+from tests.tiny.checkpoint import SMALL_TOKENS, TinyCheckpoint, base_config, published
 from tests.tiny.llama import LLAMA2_TOKENS
 from tests.tiny.shapes import Config, Shapes, attention, decoder_shapes, experts, query_key_norms
 
@@ -100,9 +100,8 @@ CHECKPOINTS = (
     ),
     TinyCheckpoint(
         "qwen3_moe-fused",
-        "qwen",
-        _qwen3_moe(num_local_experts=4, num_experts_per_tok=2),
-        {"eos_token_id": [619, 617], "top_k": 20},
+        "small",
+        _qwen3_moe(num_local_experts=4, num_experts_per_tok=2, **SMALL_TOKENS),
         shapes=partial(decoder_shapes, layer=_fused_layer),
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.tiny.checkpoint import TinyCheckpoint, base_config, published
+from tests.tiny.checkpoint import SMALL_TOKENS, TinyCheckpoint, base_config, published
 from tests.tiny.shapes import Config, Shapes, decoder_shapes, head_dim_of, llama_layer, query_key_norms
 
 
@@ -61,8 +61,7 @@ def _qwen3_5() -> dict[str, Any]:
         "Qwen3_5ForCausalLM",
         {
             "attention_bias": False,
-            "bos_token_id": 617,
-            "eos_token_id": 619,
+            **SMALL_TOKENS,
             "head_dim": 128,
             "layer_types": ["linear_attention", "full_attention", "linear_attention"],
             "linear_conv_kernel_dim": 4,
@@ -80,7 +79,6 @@ def _qwen3_5() -> dict[str, Any]:
                 "rope_theta": 10000.0,
                 "rope_type": "default",
             },
-            "vocab_size": 624,
         },
     )
 
@@ -195,17 +193,15 @@ CHECKPOINTS = (
     ),
     TinyCheckpoint(
         "qwen3_5",
-        "qwen",
+        "small",
         _qwen3_5(),
-        {"eos_token_id": [619, 617], "top_k": 20},
         shapes=_qwen3_5_shapes,
         norm_center=0.0,
     ),
     TinyCheckpoint(
         "qwen3_5-multimodal",
-        "qwen",
+        "small",
         _qwen3_5_multimodal(),
-        {"eos_token_id": [619, 617], "top_k": 20},
         shapes=_qwen3_5_multimodal_shapes,
         norm_center=0.0,
     ),
