@@ -23,7 +23,9 @@ VECTOR_TYPES = frozenset(_encoder.types()) if _encoder else frozenset()
 def encode_rows(rows: Floats, kind: TensorType, out: npt.NDArray[np.uint8], importance: Floats | None = None) -> None:
     """Encode float32 rows [rows, columns] as `kind` into `out` of exactly the encoded size.
 
-    `importance` [columns] weighs the columns' errors. The bytes are those of ggml_quantize_chunk, whoever makes them.
+    `importance` [columns] weighs the columns' errors. On x86-64 the bytes are those of ggml_quantize_chunk, whoever
+    makes them. Elsewhere a compiler may have fused some of ggml's operations, so that another of two scales that are
+    nearly as good can win.
     """
     if kind.id in VECTOR_TYPES:
         _encoder.encode(kind.id, rows, out, rows.shape[1], importance)

@@ -82,7 +82,8 @@ SEARCH void NAME(affine_levels)(const NAME(affine_blocks) *blocks, int count, in
         for (int i = 0; i < count; i++) {
             floats level = NAME(level)((value[i] + dm) / d, 0, highest, 1);
             if (has_searched) {
-                const floats searched = NAME(level)(found->level_inverse * (value[i] - found->level_min), 0, highest, 1);
+                const floats scaled = found->level_inverse * (value[i] - found->level_min);
+                const floats searched = NAME(level)(scaled, 0, highest, 1);
                 level = NAME(select)(is_searched, searched, level);
             }
             NAME(scatter)(__builtin_convertvector(level, ints), levels + first * count, count, i);

@@ -162,7 +162,8 @@ static void encode_row(const encoder *kind, size_t stretch, const char *values, 
 }
 
 PyDoc_STRVAR(encode_doc,
-             "encode(type, values, out, columns, importance=None)\n--\n\nEncode rows of float32 values as a ggml type.\n\n"
+             "encode(type, values, out, columns, importance=None)\n--\n\n"
+             "Encode rows of float32 values as a ggml type.\n\n"
              "`columns` is a multiple of the type's block, `out` of exactly the encoded size, and `importance` has a\n"
              "float32 for each column. All are contiguous. Other threads run meanwhile.");
 
@@ -219,7 +220,8 @@ static PyObject *types(PyObject *module, PyObject *unused) {
 }
 
 PyDoc_STRVAR(use_doc,
-             "use(variant=None)\n--\n\nChoose the instruction set by name, or the best that the processor has; gives its name.");
+             "use(variant=None)\n--\n\n"
+             "Choose the instruction set by name, or the best that the processor has; gives its name.");
 
 static PyObject *use(PyObject *module, PyObject *args) {
     const char *wanted = NULL;
@@ -245,8 +247,8 @@ static PyMethodDef methods[] = {
 };
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_encoder", "Quantized rows with ggml's bits, a sub-block in each lane of a vector.", -1, methods,
-    NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT, "_encoder", "Quantized rows with ggml's bits, a sub-block in each lane of a vector.", -1,
+    methods, NULL, NULL, NULL, NULL,
 };
 
 PyMODINIT_FUNC PyInit__encoder(void) {

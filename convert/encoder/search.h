@@ -101,8 +101,8 @@ SEARCH floats NAME(extreme)(const floats *x, int count, ints *is_zero) {
     return NAME(select)(*is_zero, NAME(splat)(1), extreme);
 }
 
-// Levels -limit..limit-1 without a minimum, for `count` elements with weights. `inverse` is what the levels were rounded
-// with; 0 for a lane of zeros, whose levels are all -limit.
+// Levels -limit..limit-1 without a minimum, for `count` elements with weights. `inverse` is what the levels were
+// rounded with; 0 for a lane of zeros, whose levels are all -limit.
 SEARCH int NAME(search_symmetric)(const floats *x, const floats *weight, int count, int limit, int by_bits,
                                   floats *scale_out, floats *inverse_out) {
     ints is_zero;

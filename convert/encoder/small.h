@@ -48,7 +48,8 @@ SEARCH void NAME(encode_ranged)(const float *x, const float *importance, float m
             scale = found.scale;
             min = -found.min;
             for (int i = 0; i < 32; i++) {
-                const floats level = NAME(level)(found.level_inverse * (value[i] - found.level_min), 0, range.levels, 1);
+                const floats scaled = found.level_inverse * (value[i] - found.level_min);
+                const floats level = NAME(level)(scaled, 0, range.levels, 1);
                 NAME(scatter)(__builtin_convertvector(level, ints), levels, 32, i);
             }
         } else {

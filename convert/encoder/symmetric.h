@@ -31,7 +31,8 @@ SEARCH void NAME(symmetric_levels)(const floats *value, const float *expressed, 
         const ints is_searched = d == 0;
         const int has_searched = NAME(any)(is_searched);
         for (int i = 0; i < 16; i++) {
-            const ints level = __builtin_convertvector(NAME(level)(value[i] / d, -limit, limit - 1, 1) + (float) limit, ints);
+            const floats rounded = NAME(level)(value[i] / d, -limit, limit - 1, 1) + (float) limit;
+            const ints level = __builtin_convertvector(rounded, ints);
             if (has_searched) {
                 for (int lane = 0; lane < LANES; lane++)
                     if (!is_searched[lane]) levels[lane * 16 + i] = (uint8_t) level[lane];
@@ -78,8 +79,10 @@ static void NAME(encode_q3_K_block)(const float *x, const float *importance, blo
         }
         const float largest = NAME(largest_scale)(scales), inverse = largest != 0 ? -32.f / largest : 0;
         block->d = half_of(largest != 0 ? 1 / inverse : 0);
-        for (int j = 0; j < 16; j++)  // 0, which stands for -32, if nothing is to be expressed
-            scale_levels[j] = largest != 0 ? (uint8_t) (clamp((int8_t) nearest_int(inverse * scales[j]), -32, 31) + 32) : 0;
+        for (int j = 0; j < 16; j++) {
+            const int level = clamp((int8_t) nearest_int(inverse * scales[j]), -32, 31);
+            scale_levels[j] = largest != 0 ? (uint8_t) (level + 32) : 0;  // 0, which stands for -32, as in ggml
+        }
     }
     memset(block->scales, 0, sizeof block->scales);
     for (int j = 0; j < 16; j++) {
