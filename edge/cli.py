@@ -160,7 +160,7 @@ def convert(
     quantizations = [name.strip() for name in (quant or "Q4_K_M").split(",") if name.strip()]
     max_part_bytes = parse_size(split_max_size) if split_max_size else None
     choices = read_choices(tensor_type or (), output=output_type, embedding=embedding_type)
-    request = MatrixRequest(imatrix, calibrate, save_imatrix)
+    request = MatrixRequest(imatrix, calibrate, None if plan else save_imatrix)
     if calibrate:
         if plan:
             raise EdgeError("--plan runs nothing, so --calibrate cannot be planned.", hint="Leave one of them out.")
@@ -191,7 +191,7 @@ def _print_families(as_json: bool) -> None:
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE.gguf")],
     against: Annotated[
-        Path | None, typer.Option("--against", metavar="SRC", help="The checkpoint to compare every tensor with.")
+        Path | None, typer.Option("--against", metavar="SRC", help="The checkpoint or GGUF file it was made of.")
     ] = None,
     merge_lora: MergeLora = None,
     against_logits: AgainstLogits = None,
