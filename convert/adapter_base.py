@@ -6,7 +6,7 @@ known again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,9 +118,16 @@ def _module(rule: TensorRule, block: int, expert: int = 0) -> str:
     return rule.source_name(block, expert).removesuffix(".weight")
 
 
-def _config(file: GGUFFile) -> dict[str, int | float | bool]:
+def _config(file: GGUFFile) -> dict[str, int | float]:
     """As much of a config.json as the keys of a file tell, and the row orders ask for."""
-    keys = {name: file.metadata.get(f"{file.architecture}.{key}") for name, key in _SHAPE_KEYS.items()}
-    known = {name: value for name, value in keys.items() if isinstance(value, int)}
+    keys = {name: _largest(file.metadata.get(f"{file.architecture}.{key}")) for name, key in _SHAPE_KEYS.items()}
+    known = {name: value for name, value in keys.items() if value is not None}
     embeddings = file.tensors.get("token_embd.weight")
     return {"rms_norm_eps": 0.0, "vocab_size": embeddings.shape[-1] if embeddings else 1, **known}
+
+
+def _largest(value: object) -> int | None:
+    """A size, the largest where a file gives one for each layer. No row order follows from those that differ."""
+    if isinstance(value, Sequence):
+        return max((number for number in value if isinstance(number, int)), default=None)
+    return value if isinstance(value, int) else None

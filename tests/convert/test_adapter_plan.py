@@ -19,14 +19,16 @@ from convert.shards import ShardMaps
 from convert.transforms import SlabTransform
 from edge.errors import EdgeError
 from edge.gguf_file import GGUFFile, read_gguf
+from edge.gguf_format import ValueType
 from tests.convert.conftest import TinyFolder
 from tests.convert.edited import Weights, stored
 from tests.convert.edited_adapter import Tensors, edited_adapter
-from tests.edge.gguf_bytes import Document, scalar, string
+from tests.edge.gguf_bytes import Document, array, scalar, string, tensor
 from tests.tiny import TINY
 from tests.tiny.adapters import ADAPTERS, TinyAdapter, write_adapter, write_tiny_adapter
 
 DIGEST = "edge.source.weights_sha256"
+SHAPE_KEYS = ("block_count", "embedding_length", "attention.head_count", "context_length")
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +197,22 @@ def test_base_that_does_not_say_its_shape_is_refused(tmp_path: Path) -> None:
     base.write_bytes(Document(entries=[("llama.block_count", scalar(4, 2))]).to_bytes())
     with pytest.raises(EdgeError, match="does not say hidden_size"):
         read_adapter_base(base)
+
+
+def test_sizes_that_a_file_gives_for_each_layer_are_no_obstacle(bases: dict[str, Path], tmp_path: Path) -> None:
+    """Other tools, and some families, write the lengths of feed-forward layers as an array."""
+    source = read_gguf(bases["qwen2"])
+    lengths = ("qwen2.feed_forward_length", array(ValueType.UINT32, [512, 512]))
+    numbers = {key: source.metadata[f"qwen2.{key}"] for key in SHAPE_KEYS}
+    entries = [lengths, *((f"qwen2.{key}", scalar(ValueType.UINT32, int(str(n)))) for key, n in numbers.items())]
+    described = [
+        tensor(name, found.shape, found.type.id, found.offset - source.data_offset)
+        for name, found in source.tensors.items()
+    ]
+    base = tmp_path / "base.gguf"
+    weights = bases["qwen2"].read_bytes()[source.data_offset :]
+    base.write_bytes(Document(entries, described, weights, architecture="qwen2").to_bytes())
+    assert meaning(read_adapter_base(base)) == meaning(read_adapter_base(bases["qwen2"]))
 
 
 def test_adapter_for_a_file_of_another_tool_names_no_weights(bases: dict[str, Path], tmp_path: Path) -> None:
