@@ -186,9 +186,11 @@ class _Prover:
         return _template_finding(compare_templates(stored, original, bos_text, eos_text), "writes as Jinja does")
 
     def _check_forward(self) -> _Finding:
-        answer = self._try_whole("the forward pass", {"kind": "forward"})
-        low, high = answer["smallest_logit"], answer["largest_logit"]
-        return _Finding(f"{answer['tokens']} tokens, logits from {low:.3g} to {high:.3g}", answer)
+        is_embedder = f"{self._file.architecture}.pooling_type" in self._file.metadata
+        gives = "embeddings" if is_embedder else "logits"
+        answer = self._try_whole("the forward pass", {"kind": "forward", "gives": gives})
+        low, high = answer["smallest"], answer["largest"]
+        return _Finding(f"{answer['tokens']} tokens, {gives} from {low:.3g} to {high:.3g}", {"gives": gives, **answer})
 
     def _check_logits(self, reference: Path) -> _Finding:
         question = {"kind": "logits", "reference": str(reference.absolute())}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edge.errors import EdgeError
 
@@ -125,24 +125,24 @@ def _answer_tokens(question: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _answer_forward(question: Mapping[str, Any]) -> dict[str, Any]:
-    """The range of the logits after a short text. EdgeError if they are not finite, or say nothing."""
+    """The range of the logits or embeddings of a short text. EdgeError if they are not finite, or say nothing."""
     import numpy as np
 
     with _loaded(Path(question["path"])) as model:
         tokens = _forward_tokens(model)
-        logits = _logits(model, tokens, question["threads"])
-    if not np.isfinite(logits).all():
-        place = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
+        values = _outputs(model, tokens, question["threads"], question["gives"])
+    if not np.isfinite(values).all():
+        place = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
         raise EdgeError(
-            f"The forward pass gives logits that are no numbers, at token {place + 1} of {len(tokens)}.",
+            f"The forward pass gives {question['gives']} that are no numbers, at token {place + 1} of {len(tokens)}.",
             hint="The weights or the model's shape are wrong: the file cannot be used.",
         )
-    if (logits == logits[:, :1]).all():
+    if (values == values[:, :1]).all():
         raise EdgeError(
-            "The forward pass gives the same logit for every token.",
+            f"The forward pass gives {question['gives']} that are all the same.",
             hint="The weights are wrong, such as all zero: the file cannot be used.",
         )
-    return {"tokens": len(tokens), "smallest_logit": float(logits.min()), "largest_logit": float(logits.max())}
+    return {"tokens": len(tokens), "smallest": float(values.min()), "largest": float(values.max())}
 
 
 def _answer_logits(question: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _answer_logits(question: Mapping[str, Any]) -> dict[str, Any]:
     reference = read_reference_logits(Path(question["reference"]))
     with _loaded(Path(question["path"])) as model:
         reference.check_fits(model.vocab.size, model.trained_context_tokens)
-        logits = _logits(model, reference.tokens.tolist(), question["threads"])[reference.positions]
+        logits = _outputs(model, reference.tokens.tolist(), question["threads"], "logits")[reference.positions]
     return asdict(divergence(reference.logits, logits))
 
 
@@ -171,13 +171,15 @@ def _forward_tokens(model: Model) -> list[int]:
     return [*start, *vocab.tokenize(_FORWARD_TEXT)][: min(FORWARD_TOKENS, model.trained_context_tokens)]
 
 
-def _logits(model: Model, tokens: list[int], threads: int) -> npt.NDArray[np.float32]:
-    """Logits [tokens, vocabulary] with a KV cache in F32, decoded in chunks."""
+def _outputs(
+    model: Model, tokens: list[int], threads: int, gives: Literal["logits", "embeddings"]
+) -> npt.NDArray[np.float32]:
+    """Logits [tokens, vocabulary] or embeddings [tokens, hidden] with a KV cache in F32, decoded in chunks."""
     import numpy as np
 
     from edge.llama.context import Batch, Context
 
-    rows = np.empty((len(tokens), model.vocab.size), np.float32)
+    rows = np.empty((len(tokens), model.vocab.size if gives == "logits" else model.hidden_size), np.float32)
     with Context(
         model,
         context_tokens=len(tokens),
@@ -186,6 +188,7 @@ def _logits(model: Model, tokens: list[int], threads: int) -> npt.NDArray[np.flo
         threads=threads,
         kv_type="F32",
         flash_attention="off",
+        gives=gives,
     ) as context:
         for first in range(0, len(tokens), _CHUNK_TOKENS):
             chunk = tokens[first : first + _CHUNK_TOKENS]
@@ -193,8 +196,9 @@ def _logits(model: Model, tokens: list[int], threads: int) -> npt.NDArray[np.flo
             batch.add(chunk, sequence=0, position=first, last_logits=True)
             batch.want_all_logits()
             context.decode(batch)
+            row_of = context.logits if gives == "logits" else context.embedding
             for index in range(len(chunk)):
-                rows[first + index] = context.logits(index)
+                rows[first + index] = row_of(index)
     return rows
 
 

@@ -18,6 +18,7 @@ from edge.llama.library import backend
 from edge.llama.model import Model
 
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+_NO_POOLING = 0  # LLAMA_POOLING_TYPE_NONE: an embedding for each token
 _NO_ROOM = 1  # llama_decode: no free cells in the KV cache
 
 
@@ -90,6 +91,7 @@ class Context:
         kv_type: str = "F16",
         flash_attention: Literal["auto", "on", "off"] = "auto",
         recorder: ActivationRecorder | None = None,
+        gives: Literal["logits", "embeddings"] = "logits",
     ) -> None:
         self._llama = backend()
         self._model = model
@@ -105,6 +107,9 @@ class Context:
         params.kv_unified = True
         params.swa_full = False
         params.no_perf = True
+        if gives == "embeddings":
+            params.embeddings = True
+            params.pooling_type = _NO_POOLING
         if recorder:
             params.cb_eval = recorder.callback
         log.forget()
@@ -156,6 +161,13 @@ class Context:
         assert pointer, f"no logits were asked for at index {index}"
         row = self._logits_type.from_address(ctypes.addressof(pointer.contents))
         return np.frombuffer(memoryview(row), np.float32)
+
+    def embedding(self, index: int) -> npt.NDArray[np.float32]:
+        """The embedding of the token at `index` of the last batch: a copy [hidden]. For a context that gives them."""
+        pointer = self._llama.llama_get_embeddings_ith(self.pointer, index)
+        assert pointer, f"no embedding was asked for at index {index}"
+        values = ctypes.c_float * self._model.hidden_size
+        return np.frombuffer(ctypes.cast(pointer, ctypes.POINTER(values)).contents, np.float32).copy()
 
     def remove(self, sequence: int, first_position: int) -> bool:
         """Forget a sequence from a position on; False if this kind of memory cannot."""

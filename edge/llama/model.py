@@ -61,6 +61,10 @@ class Model:
         return int(self._llama.llama_model_n_ctx_train(self.pointer))
 
     @property
+    def hidden_size(self) -> int:
+        return int(self._llama.llama_model_n_embd(self.pointer))
+
+    @property
     def sliding_window(self) -> int:
         """Tokens that the sliding-window layers see; 0 if the model has none."""
         return int(self._llama.llama_model_n_swa(self.pointer))

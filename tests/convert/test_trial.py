@@ -39,29 +39,38 @@ def f32(tiny: TinyFolder, tmp_path: Path) -> Path:
 
 
 def test_forward_pass_gives_the_range_of_the_logits(f32: Path) -> None:
-    answer = try_in_child(FORWARD, {"kind": "forward", "path": str(f32), "threads": 1}, timeout_seconds=60)
+    answer = try_in_child(
+        FORWARD, {"kind": "forward", "path": str(f32), "threads": 1, "gives": "logits"}, timeout_seconds=60
+    )
     assert answer["tokens"] == 16
-    assert answer["smallest_logit"] < 0 < answer["largest_logit"]
+    assert answer["smallest"] < 0 < answer["largest"]
+
+
+def test_forward_pass_of_an_embedding_model_gives_the_range_of_its_embeddings(f32: Path) -> None:
+    question = {"kind": "forward", "path": str(f32), "threads": 1, "gives": "embeddings"}
+    answer = try_in_child(FORWARD, question, timeout_seconds=60)
+    assert answer["tokens"] == 16
+    assert -20 < answer["smallest"] < 0 < answer["largest"] < 20
 
 
 def test_logits_that_are_no_numbers_are_refused(f32: Path) -> None:
     fill(f32, "blk.1.ffn_norm.weight", 3e38)
-    error = refusal({"kind": "forward", "path": str(f32), "threads": 1})
+    error = refusal({"kind": "forward", "path": str(f32), "threads": 1, "gives": "logits"})
     assert error.message == "The forward pass gives logits that are no numbers, at token 1 of 16."
     assert error.hint == "The weights or the model's shape are wrong: the file cannot be used."
 
 
 def test_logits_that_say_nothing_are_refused(f32: Path) -> None:
     fill(f32, "output_norm.weight", 0)
-    error = refusal({"kind": "forward", "path": str(f32), "threads": 1})
-    assert error.message == "The forward pass gives the same logit for every token."
+    error = refusal({"kind": "forward", "path": str(f32), "threads": 1, "gives": "logits"})
+    assert error.message == "The forward pass gives logits that are all the same."
     assert error.hint == "The weights are wrong, such as all zero: the file cannot be used."
 
 
 def test_file_that_llama_cpp_refuses_is_refused_with_its_words(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"GGUF")
-    assert refusal({"kind": "forward", "path": str(path), "threads": 1}).message.startswith(
+    assert refusal({"kind": "forward", "path": str(path), "threads": 1, "gives": "logits"}).message.startswith(
         f"llama.cpp cannot load {path}: "
     )
 
