@@ -166,8 +166,8 @@ class Context:
         """The embedding of the token at `index` of the last batch: a copy [hidden]. For a context that gives them."""
         pointer = self._llama.llama_get_embeddings_ith(self.pointer, index)
         assert pointer, f"no embedding was asked for at index {index}"
-        values = ctypes.c_float * self._model.hidden_size
-        return np.frombuffer(ctypes.cast(pointer, ctypes.POINTER(values)).contents, np.float32).copy()
+        address = ctypes.addressof(pointer.contents)
+        return np.array((ctypes.c_float * self._model.hidden_size).from_address(address), np.float32)
 
     def remove(self, sequence: int, first_position: int) -> bool:
         """Forget a sequence from a position on; False if this kind of memory cannot."""
