@@ -201,11 +201,12 @@ def _tensors(
     source: GGUFFile, config: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, tuple[int, ...], Callable[[], memoryview]]]:
     """Every tensor as `write_safetensors` takes them: dequantized only when its turn has come."""
-    mapped = np.asarray(np.memmap(source.path, mode="r"))  # a plain array: each slice of a memmap costs more
+    # plain arrays: each slice of a memmap costs more
+    mapped = {path: np.asarray(np.memmap(path, mode="r")) for path in source.parts or (source.path,)}
     for tensor in source.tensors.values():
         name, heads = _hugging_face_name(source, tensor.name, config)
         shape = tuple(reversed(tensor.shape))
-        yield name, "BF16", shape, partial(_bfloat16, mapped, tensor, heads)
+        yield name, "BF16", shape, partial(_bfloat16, mapped[tensor.path], tensor, heads)
 
 
 def _hugging_face_name(source: GGUFFile, name: str, config: Mapping[str, Any]) -> tuple[str, int | None]:
