@@ -11,7 +11,7 @@ from convert.calibrate import measure_importance
 from convert.calibration_run import MatrixRequest, obtain_matrix
 from convert.calibration_text import CalibrationText, read_calibration_text
 from convert.imatrix import check_matrix, read_imatrix, write_imatrix
-from convert.pipeline import convert_checkpoint, write_checkpoint
+from convert.pipeline import write_checkpoint
 from convert.plan import ConversionOptions, open_source
 from convert.pool import Progress
 from convert.verify import verify_against
@@ -78,7 +78,7 @@ def test_files_that_are_not_quantized_are_not_said_to_be_made_with_a_matrix(
     tiny: TinyFolder, tiny_gguf: Path, text_file: Path, tmp_path: Path
 ) -> None:
     matrix = obtain_matrix(MatrixRequest(calibrate=str(text_file)), tiny_gguf, threads=1)
-    (path,) = convert_checkpoint(tiny("llama3"), ["BF16"], tmp_path, options=ConversionOptions(matrix=matrix))
+    (path,) = write_checkpoint(tiny("llama3"), ["BF16"], tmp_path, options=ConversionOptions(matrix=matrix))
     assert "quantize.imatrix.file" not in read_gguf(path).metadata
 
 
@@ -129,7 +129,7 @@ def test_activations_that_are_not_finite_are_named(tiny_gguf: Path, text_file: P
 @pytest.mark.parametrize("quantization", ["IQ3_M", "IQ3_XXS", "IQ2_M"])
 def test_recipe_that_needs_a_matrix_says_how_to_get_one(quantization: str, tiny: TinyFolder, tmp_path: Path) -> None:
     with pytest.raises(EdgeError) as caught:
-        convert_checkpoint(tiny("qwen3"), [quantization], tmp_path)
+        write_checkpoint(tiny("qwen3"), [quantization], tmp_path)
     assert caught.value.message == f"{quantization} needs an importance matrix."
     assert caught.value.hint is not None and "--calibrate default" in caught.value.hint
 
@@ -137,7 +137,7 @@ def test_recipe_that_needs_a_matrix_says_how_to_get_one(quantization: str, tiny:
 def test_matrix_of_another_model_is_refused(tiny: TinyFolder, tiny_gguf: Path, text_file: Path, tmp_path: Path) -> None:
     matrix = measure_importance(tiny_gguf, read_calibration_text(str(text_file)), threads=1)
     with pytest.raises(EdgeError) as caught:
-        convert_checkpoint(tiny("qwen2"), ["Q4_K_M"], tmp_path, options=ConversionOptions(matrix=matrix))
+        write_checkpoint(tiny("qwen2"), ["Q4_K_M"], tmp_path, options=ConversionOptions(matrix=matrix))
     assert caught.value.message == (
         "The importance matrix bees.txt is of another model: it knows 'blk.2.attn_k.weight', which the model does not"
         " have."
