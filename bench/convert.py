@@ -21,13 +21,17 @@ from pathlib import Path
 from bench.convert_checkpoint import SHAPES
 from bench.convert_report import Result, Round, SideRun, print_table, result_document
 from bench.convert_sides import Case, Converter, Side, sides_of, step_of, verify_step
+from bench.encode import KINDS
+from bench.encode import measure as measure_encoder
 from bench.process import DISK_BLOCK_BYTES, run_measured
 from convert.checkpoint import Checkpoint, read_checkpoint
 from edge.devices import read_cores
 from edge.errors import EdgeError
+from edge.gguf_file import read_gguf
 from edge.terminal import note, report_error
 
 _CHUNK_BYTES = 1 << 22
+_ENCODED_ROWS, _ENCODED_ROUNDS = 128, 3
 _DISK_PROBE_BYTES = 1 << 28
 
 
@@ -64,7 +68,9 @@ def measure(case: Case, repeat: int, *, keep: Path | None = None) -> Result:
             disk_rate = disk_write_rate(work, min(source_bytes, _DISK_PROBE_BYTES))
             rounds.append(_run_round(case, checkpoint, work, disk_rate))
     parameter_count = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
-    return Result(case, parameter_count, source_bytes, tuple(rounds))
+    made = rounds[0].sides[0].tensor_types
+    encoders = tuple(measure_encoder(kind, _ENCODED_ROWS, _ENCODED_ROUNDS) for kind in KINDS if kind.name in made)
+    return Result(case, parameter_count, source_bytes, tuple(rounds), encoders)
 
 
 def _generated(case: Case, directory: Path) -> Path:
@@ -114,6 +120,9 @@ def _run_side(side: Side, directory: Path) -> SideRun:
         output_bytes=sum(size.st_size for size in sizes),
         output_disk_bytes=sum(size.st_blocks * DISK_BLOCK_BYTES for size in sizes),
         source_read_rate=source_rate,
+        tensor_types=tuple(
+            sorted({tensor.type.name for path in side.outputs for tensor in read_gguf(path).tensors.values()})
+        ),
     )
 
 

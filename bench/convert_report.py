@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from bench.convert_sides import OURS, Case
+from bench.encode import KindRates
 from bench.process import Measurement
 from edge.devices import examine_machine
 
@@ -26,6 +27,8 @@ class SideRun:
     output_disk_bytes: int
     """What the outputs take on the disk, whose blocks are larger than their last bytes."""
     source_read_rate: float
+    tensor_types: tuple[str, ...]
+    """The types in the outputs."""
 
     @property
     def wall_seconds(self) -> float:
@@ -56,6 +59,8 @@ class Result:
     parameter_count: int
     source_bytes: int
     rounds: tuple[Round, ...]
+    encoders: tuple[KindRates, ...]
+    """Our encoder and ggml's for the quantized types of our outputs."""
 
     @property
     def side_names(self) -> list[str]:
@@ -72,6 +77,19 @@ class Result:
     def nanoseconds_per_weight_and_core(self, name: str) -> float:
         seconds = self.side_median(name, lambda run: run.wall_seconds)
         return seconds * self.case.threads / self.parameter_count * 1e9
+
+    def least_seconds(self) -> dict[str, float]:
+        """What reading the source, encoding and writing would each take our side if it had not to wait for the others.
+
+        Encoding has the processor time of the whole conversion, spread over its threads.
+        """
+        cpu = self.side_median(OURS, lambda run: sum(measurement.cpu_seconds for _, measurement in run.steps))
+        return {
+            "reading": self.source_bytes / self.side_median(OURS, lambda run: run.source_read_rate),
+            "encoding": cpu / self.case.threads,
+            "writing": self.side_median(OURS, lambda run: run.output_bytes)
+            / median(one.disk_write_rate for one in self.rounds),
+        }
 
 
 def result_document(result: Result) -> dict[str, Any]:
@@ -90,6 +108,8 @@ def result_document(result: Result) -> dict[str, Any]:
         "read_back_seconds": median(one.read_back.wall_seconds for one in result.rounds),
         "outputs": "the same bytes in every quantized tensor of every side",
         "page_cache": "the source was read once just before each side; outputs end with fsync on our side only",
+        "encoders": [asdict(rates) for rates in result.encoders],
+        "least_seconds": result.least_seconds(),
         "disk_write_bytes_per_second": median(one.disk_write_rate for one in result.rounds),
         "machine": asdict(examine_machine()),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
@@ -175,11 +195,21 @@ def summary(result: Result) -> list[str]:
     others = [name for name in result.side_names if name != OURS]
     read_back = median(one.read_back.wall_seconds for one in result.rounds)
     disk = median(one.disk_write_rate for one in result.rounds)
+    read = result.side_median(OURS, lambda run: run.source_read_rate)
+    least = result.least_seconds()
+    shares = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in least.items())
     return [
         *(f"edge takes {result.wall_ratio(name):.2f} of the time of: {name}" for name in others),
         "RSS is the peak of the largest step, temp what lay on the disk besides results, ns times cores.",
         "All sides made the same quantized bytes. The source was in the page cache; only edge's time includes fsync.",
         f"Reading the files back against the checkpoint takes edge {read_back:.1f} s more.",
-        f"{machine.cpu.name}, {machine.cores.physical} cores; plain write and fsync: {disk / 1e6:,.0f} MB/s;"
+        *(
+            f"{rates.kind}, one core: {rates.plain.ours:.1f} ns per weight, ggml {rates.plain.ggml:.1f}"
+            f" ({rates.plain.ratio:.1f}x)"
+            for rates in result.encoders
+        ),
+        f"Limit: {max(least, key=lambda name: least[name])}. By itself each would take edge: {shares}.",
+        f"{machine.cpu.name}, {machine.cores.physical} cores; source read at {read / 1e6:,.0f} MB/s;"
+        f" plain write and fsync: {disk / 1e6:,.0f} MB/s;"
         f" llama-cpp-python {version('llama-cpp-python')}",
     ]

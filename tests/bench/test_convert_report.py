@@ -5,9 +5,11 @@ import pytest
 
 from bench.convert_report import Result, Round, SideRun, print_table, result_document, summary
 from bench.convert_sides import ANCHOR, OURS, Case
+from bench.encode import KindRates, Rates
 from bench.process import Measurement
 
 MEGABYTE = 10**6
+ENCODERS = (KindRates("Q8_0", plain=Rates(3.0, 0.6), weighted=Rates(3.0, 0.5)),)
 
 
 def measurement(wall_seconds: float, *, rss: int = 100, disk: int = 0) -> Measurement:
@@ -15,16 +17,23 @@ def measurement(wall_seconds: float, *, rss: int = 100, disk: int = 0) -> Measur
 
 
 def one_round(ours_seconds: float) -> Round:
-    ours = SideRun(OURS, (("convert", measurement(ours_seconds, rss=90, disk=50)),), 50 * MEGABYTE, 50 * MEGABYTE, 1e9)
+    ours = SideRun(
+        OURS,
+        (("convert", measurement(ours_seconds, rss=90, disk=50)),),
+        50 * MEGABYTE,
+        50 * MEGABYTE,
+        1e9,
+        ("F32", "Q8_0"),
+    )
     steps = (("write BF16", measurement(2, rss=95, disk=200)), ("quantize Q8_0", measurement(8, rss=700, disk=250)))
-    anchor = SideRun(ANCHOR, steps, 50 * MEGABYTE, 50 * MEGABYTE, 1e9)
+    anchor = SideRun(ANCHOR, steps, *outputs)
     return Round((ours, anchor), read_back=measurement(1.5), disk_write_rate=4e8)
 
 
 @pytest.fixture
 def result() -> Result:
     case = Case("small", ("Q8_0",), threads=2)
-    return Result(case, 10**9, 2 * 10**9, tuple(one_round(seconds) for seconds in (3, 4, 9)))
+    return Result(case, 10**9, 2 * 10**9, tuple(one_round(seconds) for seconds in (3, 4, 9)), ENCODERS)
 
 
 def test_the_ratio_compares_medians(result: Result) -> None:
@@ -80,3 +89,12 @@ def test_the_summary_says_the_ratio_and_what_it_leaves_out(result: Result) -> No
 def test_disk_below_the_size_of_the_results_is_no_temporary_disk() -> None:
     run = one_round(3).sides[0]
     assert replace(run, output_disk_bytes=60 * MEGABYTE).temporary_bytes == 0
+
+
+def test_the_limit_is_what_would_take_longest_by_itself(result: Result) -> None:
+    # 2 GB read at 1 GB/s; a median of 8 s of processor on 2 threads; 50 MB written at 400 MB/s
+    assert result.least_seconds() == {"reading": 2.0, "encoding": 4.0, "writing": 0.125}
+    assert "Limit: encoding. By itself each would take edge: reading 2.0 s, encoding 4.0 s, writing 0.1 s." in summary(
+        result
+    )
+    assert "Q8_0, one core: 0.6 ns per weight, ggml 3.0 (5.0x)" in summary(result)
