@@ -17,14 +17,8 @@ def measurement(wall_seconds: float, *, rss: int = 100, disk: int = 0) -> Measur
 
 
 def one_round(ours_seconds: float) -> Round:
-    ours = SideRun(
-        OURS,
-        (("convert", measurement(ours_seconds, rss=90, disk=50)),),
-        50 * MEGABYTE,
-        50 * MEGABYTE,
-        1e9,
-        ("F32", "Q8_0"),
-    )
+    outputs = 50 * MEGABYTE, 50 * MEGABYTE, 1e9, ("F32", "Q8_0")
+    ours = SideRun(OURS, (("convert", measurement(ours_seconds, rss=90, disk=50)),), *outputs)
     steps = (("write BF16", measurement(2, rss=95, disk=200)), ("quantize Q8_0", measurement(8, rss=700, disk=250)))
     anchor = SideRun(ANCHOR, steps, *outputs)
     return Round((ours, anchor), read_back=measurement(1.5), disk_write_rate=4e8)
