@@ -33,7 +33,13 @@ _FORWARD_TEXT = (
 )
 _CHUNK_TOKENS = 64
 _LINES_KEPT = 3
-_CHILD = ("-P", "-m", "convert.trial")  # -P: no module of the current directory
+# -P: no module of the current directory; this package is found from a checkout that is not installed, too
+_CHILD = (
+    "-P",
+    "-c",
+    "import sys; sys.path.append(sys.argv[1]); from convert.trial import main; main()",
+    str(Path(__file__).parents[1]),
+)
 
 
 class TrialTimeoutError(EdgeError):
@@ -200,7 +206,3 @@ def _outputs(
             for index in range(len(chunk)):
                 rows[first + index] = row_of(index)
     return rows
-
-
-if __name__ == "__main__":
-    main()
