@@ -88,7 +88,7 @@ def plan_tensors(family: Family, shape: Hyperparameters, sources: Mapping[str, S
         transform = rule.transform.bind(shape) if rule.transform else None
         yield TensorPlan(rule.target_name(block), _sizes(shape, rule.target_shape), rows, transform)
     _refuse_leftovers(family, set(by_rule_name) - used)
-    for name, factors in frequency_factors(shape.rope).items():
+    for name, factors in {**frequency_factors(shape.rope), **family.computed(shape)}.items():
         yield TensorPlan(name, factors.shape, (), values=factors)
 
 
@@ -169,15 +169,12 @@ def _rows_of_experts(rule: TensorRule, shape: Hyperparameters, source: SourceTen
 def _expanded(family: Family, shape: Hyperparameters) -> Iterator[tuple[TensorRule, int]]:
     """Rules in file order: what stands before the blocks, the blocks one by one, what stands after them."""
     first = next(index for index, rule in enumerate(family.tensors) if rule.is_per_block)
-    for rule in family.tensors[:first]:
-        yield rule, 0
-    for block in range(shape.layers):
-        for rule in family.tensors:
-            if rule.is_per_block and rule.is_in_layer(shape, block):
-                yield rule, block
-    for rule in family.tensors[first:]:
-        if not rule.is_per_block:
-            yield rule, 0
+    before = ((rule, 0) for rule in family.tensors[:first])
+    blocks = ((rule, block) for block in range(shape.layers) for rule in family.tensors if rule.is_per_block)
+    after = ((rule, 0) for rule in family.tensors[first:] if not rule.is_per_block)
+    for rule, block in (*before, *blocks, *after):
+        if rule.is_in_layer(shape, block):
+            yield rule, block
 
 
 def _sizes(shape: Hyperparameters, dimensions: Sequence[str]) -> tuple[int, ...]:

@@ -245,11 +245,13 @@ def _check_complete(file: GGUFFile, family: Family) -> None:
     """Every tensor that a family requires is there, in the shape that the file's own keys give."""
     sizes = _sizes(file, family)
     for rule in family.tensors:
+        if rule.is_in_layer is not in_every_layer:
+            continue  # which layers have it is not told by the keys alone
         for block in range(sizes["layers"] if rule.is_per_block else 1):
             name = rule.target_name(block)
             expected = tuple(sizes.get(dimension) for dimension in reversed(rule.target_shape))
             tensor = file.tensors.get(name)
-            if tensor is None and rule.presence == "required" and rule.is_in_layer is in_every_layer:
+            if tensor is None and rule.presence == "required":
                 raise EdgeError(
                     f"{file.path}: the tensor {name!r} is missing.", hint="Convert or download the file again."
                 )
@@ -266,6 +268,8 @@ def _sizes(file: GGUFFile, family: Family) -> Mapping[str, int]:
 
     def value(key: str, default: int | None = None) -> int:
         stored = file.metadata.get(f"{family.gguf_name}.{key}", default)
+        if isinstance(stored, Sequence) and not isinstance(stored, str):
+            stored = stored[0]  # one for each block, the usual one first
         if not isinstance(stored, int):
             raise EdgeError(
                 f"{file.path} has no usable key {family.gguf_name}.{key}.", hint="Convert or download the file again."

@@ -72,7 +72,8 @@ def test_norms_and_biases_differ_from_ones_and_zeros(name: str, tmp_path: Path) 
         bits = np.fromfile(tensor.file, np.uint16, tensor.columns, offset=tensor.offset)
         values = (bits.astype(np.uint32) << 16).view(np.float32)
         assert np.isfinite(values).all()
-        assert values.std() > 0.15, tensor.name
+        if len(values) > 1:
+            assert values.std() > 0.1 * np.abs(values).mean(), tensor.name
 
 
 @every_checkpoint

@@ -12,6 +12,7 @@ from convert.families.ernie import ERNIE4_5
 from convert.families.exaone import EXAONE4
 from convert.families.experts import MIXTRAL, QWEN3_MOE
 from convert.families.gemma import GEMMA, GEMMA2, GEMMA3
+from convert.families.gemma4 import GEMMA4
 from convert.families.glm import GLM4
 from convert.families.granite import GRANITE
 from convert.families.llama import LLAMA
@@ -35,6 +36,7 @@ FAMILIES: tuple[Family, ...] = (
     GEMMA,
     GEMMA2,
     GEMMA3,
+    GEMMA4,
     QWEN2,
     QWEN3,
     QWEN3_MOE,

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES, MODEL_TENSOR, TENSOR_NAMES
 
 from convert.config_values import flag
@@ -130,6 +132,8 @@ class Family:
     """Dimensions that no other family has, by the names that its rules use."""
     prepare: Callable[[Config], Config] = lambda config: config
     """Brings a config.json into the form that most families have."""
+    computed: Callable[[Hyperparameters], Mapping[str, npt.NDArray[np.float32]]] = lambda shape: {}
+    """Tensors of the file, by name, that follow from the configuration."""
     trims_vocabulary: bool = False
     """Whether embeddings have rows beyond the tokenizer's last token that are left out of the file."""
     objection: Callable[[Hyperparameters], str | None] = lambda shape: None

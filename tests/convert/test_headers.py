@@ -19,7 +19,8 @@ from tests.tiny import TINY, write_tiny_checkpoint
 NOT_CONVERTED_BY_LLAMA_CPP = {"ministral"}  # MinistralForCausalLM, which it does not know
 COMPARED = [name for name in TINY if name not in NOT_CONVERTED_BY_LLAMA_CPP]
 
-WITHOUT_PIECES = ("gemma", "gemma2", "phi3", "ernie4_5")
+GEMMA4 = ("gemma4", "gemma4-dense")
+WITHOUT_PIECES = ("gemma", "gemma2", "phi3", "ernie4_5", *GEMMA4)
 GEMMA3 = ("gemma3", "gemma3-multimodal")
 LLAMA2_TOKENIZER = ("llama2", "llama-linear", "llama-uneven", "mistral", "mixtral")
 PHI3 = ("phi3", "phi3-longrope", "phi3-longrope-short")
@@ -73,8 +74,15 @@ OURS_ALONE = (
     Difference("tokenizer.ggml.bos_token_id", _NO_TOKENIZER_MODEL, WITHOUT_PIECES),
     Difference("tokenizer.ggml.eos_token_id", _NO_TOKENIZER_MODEL, WITHOUT_PIECES),
     Difference("tokenizer.ggml.mask_token_id", _NO_TOKENIZER_MODEL, ("gemma", "gemma2")),
-    Difference("tokenizer.ggml.padding_token_id", _NO_TOKENIZER_MODEL, ("gemma", "gemma2", "ernie4_5")),
-    Difference("tokenizer.ggml.merges", _NO_TOKENIZER_MODEL, ("ernie4_5",)),
+    Difference("tokenizer.ggml.padding_token_id", _NO_TOKENIZER_MODEL, ("gemma", "gemma2", "ernie4_5", *GEMMA4)),
+    Difference(
+        "tokenizer.ggml.merges",
+        _NO_TOKENIZER_MODEL,
+        (
+            "ernie4_5",
+            *GEMMA4,
+        ),
+    ),
     Difference("tokenizer.ggml.unknown_token_id", _NO_TOKENIZER_MODEL, WITHOUT_PIECES),
     Difference("tokenizer.ggml.pre", _NO_TOKENIZER_MODEL, WITHOUT_PIECES),
     Difference("tokenizer.ggml.token_type", _NO_TOKENIZER_MODEL, WITHOUT_PIECES),
@@ -94,6 +102,7 @@ THEIRS_ALONE = (
     Difference("rope.scaling.yarn_log_multiplier", "part of our attn_factor", ("ministral3", "mistral3")),
 )
 VALUES = (
+    Difference("per_layer_model_proj.weight", "F32, as in every quantization", ("gemma4",)),
     Difference("blk.*.ssm_a", "numpy and torch round the exponential differently in the last bit", QWEN3_5),
     Difference("general.name", "the name as it is, not in title case"),
     Difference(

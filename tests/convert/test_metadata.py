@@ -162,8 +162,9 @@ def test_llama_cpp_takes_the_shape_from_the_keys(name: str, tiny: TinyFolder, tm
         assert model.trained_context_tokens == config["max_position_embeddings"]
         assert model.sliding_window == (config["sliding_window"] or 0 if has_window else 0)
         assert model.vocab.size == TINY[name].vocabulary
-        rope = find_family(config["architectures"][0]).read_shape(config).rope
-        computed = sum(factors.size for factors in frequency_factors(rope).values())
+        family = find_family(config["architectures"][0])
+        shape = family.read_shape(config)
+        computed = sum(factors.size for factors in {**frequency_factors(shape.rope), **family.computed(shape)}.values())
         assert model.parameter_count == converted_parameters(TINY[name]) + computed
 
 

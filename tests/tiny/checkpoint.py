@@ -33,7 +33,11 @@ class TinyCheckpoint:
     @property
     def head_dim(self) -> int:
         config = self.text_config
-        return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+        return int(
+            config.get("global_head_dim")
+            or config.get("head_dim")
+            or config["hidden_size"] // config["num_attention_heads"]
+        )
 
     @property
     def vocabulary(self) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.tiny.checkpoint import CONTEXT_TOKENS, TinyCheckpoint, base_config, published
-from tests.tiny.shapes import Config, Shapes, decoder_shapes, llama_layer, query_key_norms
+from tests.tiny.checkpoint import CONTEXT_TOKENS, SMALL_TOKENS, TinyCheckpoint, base_config, published
+from tests.tiny.shapes import Config, Shapes, attention, decoder_shapes, feed_forward, llama_layer, query_key_norms
 
 GEMMA3_PADDING = 17
 _TOKENS = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "vocab_size": 679}
@@ -181,6 +181,101 @@ def _siglip_shapes(config: Config) -> Shapes:
     return {f"vision_tower.vision_model.{name}": shape for name, shape in shapes.items()}
 
 
+def _gemma4(**changes: Any) -> dict[str, Any]:
+    """As the smaller ones: embeddings per layer, and layers at the end that share keys and values and are wider."""
+    config = base_config(
+        "Gemma4ForCausalLM",
+        {
+            **SMALL_TOKENS,
+            "attention_bias": False,
+            "attention_k_eq_v": False,
+            "enable_moe_block": False,
+            "final_logit_softcapping": 6.0,
+            "global_head_dim": 128,
+            "head_dim": 64,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "hidden_size_per_layer_input": 64,
+            "layer_types": ["sliding_attention", "full_attention"] * 3,
+            "model_type": "gemma4_text",
+            "num_global_key_value_heads": None,
+            "num_hidden_layers": 6,
+            "num_kv_shared_layers": 2,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {
+                "full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 100.0, "rope_type": "proportional"},
+                "sliding_attention": {"rope_theta": 500.0, "rope_type": "default"},
+            },
+            "sliding_window": 16,
+            "tie_word_embeddings": True,
+            "use_bidirectional_attention": None,
+            "use_double_wide_mlp": True,
+            "vocab_size_per_layer_input": SMALL_TOKENS["vocab_size"],
+            **changes,
+        },
+    )
+    del config["hidden_act"]
+    return config
+
+
+# attention is not scaled by the width of a head: its norms have to do it
+_GEMMA4_GAINS = {"embed_tokens": 1.0, "q_norm": 0.3, "k_norm": 0.3}
+_GEMMA4_DENSE = {
+    "attention_k_eq_v": True,
+    "hidden_size_per_layer_input": 0,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    "num_global_key_value_heads": 1,
+    "num_hidden_layers": 3,
+    "num_kv_shared_layers": 0,
+    "use_double_wide_mlp": False,
+}
+
+
+def _gemma4_shapes(config: Config) -> Shapes:
+    hidden, layers, per_layer = (
+        config["hidden_size"],
+        config["num_hidden_layers"],
+        config["hidden_size_per_layer_input"],
+    )
+    shapes: Shapes = {
+        "model.embed_tokens.weight": (config["vocab_size"], hidden),
+        "model.norm.weight": (hidden,),
+    }
+    if per_layer:
+        shapes |= {
+            "model.embed_tokens_per_layer.weight": (config["vocab_size"], layers * per_layer),
+            "model.per_layer_model_projection.weight": (layers * per_layer, hidden),
+            "model.per_layer_projection_norm.weight": (per_layer,),
+        }
+    for number in range(layers):
+        shapes |= {f"model.layers.{number}.{name}": shape for name, shape in _gemma4_layer(config, number).items()}
+    return shapes
+
+
+def _gemma4_layer(config: Config, number: int) -> Shapes:
+    hidden, per_layer = config["hidden_size"], config["hidden_size_per_layer_input"]
+    is_full = config["layer_types"][number] == "full_attention"
+    is_shared = number >= config["num_hidden_layers"] - config["num_kv_shared_layers"]
+    width = config["global_head_dim"] if is_full else config["head_dim"]
+    heads = (is_full and config["num_global_key_value_heads"]) or config["num_key_value_heads"]
+    layer = attention({**config, "head_dim": width, "num_key_value_heads": heads})
+    layer |= query_key_norms({"head_dim": width})
+    if is_full and config["attention_k_eq_v"]:
+        del layer["self_attn.v_proj.weight"]
+    if is_shared:
+        layer = {name: shape for name, shape in layer.items() if "k_" not in name and "v_" not in name}
+    is_wide = is_shared and config["use_double_wide_mlp"]
+    layer |= feed_forward(hidden, config["intermediate_size"] * (2 if is_wide else 1))
+    norms = ("input", "post_attention", "pre_feedforward", "post_feedforward")
+    layer |= {f"{name}_layernorm.weight": (hidden,) for name in norms}
+    if per_layer:
+        layer |= {
+            "per_layer_input_gate.weight": (per_layer, hidden),
+            "per_layer_projection.weight": (hidden, per_layer),
+            "post_per_layer_input_norm.weight": (hidden,),
+        }
+    return {**layer, "layer_scalar": (1,)}
+
+
 CHECKPOINTS = (
     # embeddings are scaled up, and the sums of its layers are not normalized: they would be lost beside them
     TinyCheckpoint(
@@ -213,4 +308,6 @@ CHECKPOINTS = (
         gains=_GEMMA3_GAINS,
         padding_tokens=GEMMA3_PADDING,
     ),
+    TinyCheckpoint("gemma4", "small", _gemma4(), shapes=_gemma4_shapes, gains=_GEMMA4_GAINS),
+    TinyCheckpoint("gemma4-dense", "small", _gemma4(**_GEMMA4_DENSE), shapes=_gemma4_shapes, gains=_GEMMA4_GAINS),
 )

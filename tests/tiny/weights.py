@@ -20,7 +20,10 @@ def tensor_values(checkpoint: TinyCheckpoint, name: str, shape: tuple[int, ...])
         return values * np.float32(0.5)
     if name.endswith(".weight") and "norm" in name.split(".")[-2]:
         center = checkpoint.norm_center + (0.4 if "q_norm" in name or "k_norm" in name else 0.0)
-        return values * np.float32(0.25) + np.float32(center)
+        gain = checkpoint.gains.get(name.split(".")[-2], 1.0)
+        return (values * np.float32(0.25) + np.float32(center)) * np.float32(gain)
+    if name.endswith("layer_scalar"):
+        return values * np.float32(0.25) + np.float32(1)
     gain = {**GAINS, **checkpoint.gains}.get(name.split(".")[-2], 0.8)
     return values * np.float32(gain / math.sqrt(shape[-1]))
 
