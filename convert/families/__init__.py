@@ -15,6 +15,7 @@ from convert.families.gemma import GEMMA, GEMMA2, GEMMA3
 from convert.families.gemma4 import GEMMA4
 from convert.families.glm import GLM4
 from convert.families.granite import GRANITE
+from convert.families.lfm import LFM2
 from convert.families.llama import LLAMA
 from convert.families.ministral import MINISTRAL3, MISTRAL3
 from convert.families.olmo import OLMO2, OLMO3
@@ -54,6 +55,7 @@ FAMILIES: tuple[Family, ...] = (
     COHERE2,
     STABLELM,
     ERNIE4_5,
+    LFM2,
 )
 
 

@@ -106,10 +106,10 @@ def test_starcoder2_has_the_epsilon_of_a_layer_norm() -> None:
 
 def test_granite_has_a_key_for_each_multiplier() -> None:
     found = keys("granite")
-    assert found["attention.scale"] == 0.0625
-    assert found["embedding_scale"] == 6.0
+    assert found["attention.scale"] == 0.25
+    assert found["embedding_scale"] == 1.5
     assert found["residual_scale"] == 0.5
-    assert found["logit_scale"] == 4.0
+    assert found["logit_scale"] == 3.0
 
 
 def test_granite_multiplies_by_one_unless_said() -> None:
@@ -238,3 +238,45 @@ def test_stablelm_12b_is_refused(name: str) -> None:
 
 def test_ernie4_5_with_biases_is_refused() -> None:
     assert objection("ernie4_5", use_bias=True) == "use_bias is true, llama.cpp adds no biases."
+
+
+LFM2_ADJUSTED: dict[str, Any] = {"block_auto_adjust_ff_dim": True, "intermediate_size": None}
+
+
+def test_lfm2_tells_convolutions_by_layers_without_key_value_heads() -> None:
+    assert keys("lfm2")["attention.head_count_kv"] == [0, 0, 2, 0, 2]
+    assert keys("lfm2")["shortconv.l_cache"] == 3
+    assert keys("lfm2", layer_types=None)["attention.head_count_kv"] == [2] * 5
+
+
+def test_lfm2_was_published_with_other_names() -> None:
+    first = {**LFM2_ADJUSTED, "block_ff_dim": 700, "full_attn_idxs": [2, 4], "layer_types": None, "tie_embedding": True}
+    assert keys("lfm2", **first) == keys("lfm2")
+    assert tiny_shape("lfm2", tie_embedding=False)[1].tied_embeddings is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"block_ff_dim": 4608}, 3072),
+        ({"block_ff_dim": 4609}, 3072),
+        ({"block_ff_dim": 4611}, 3328),
+        ({"block_ff_dim": 4608, "block_ffn_dim_multiplier": 1.5}, 4608),
+        ({"block_ff_dim": 4608, "block_auto_adjust_ff_dim": False}, 4608),
+        ({"block_ff_dim": None, "intermediate_size": 1000, "block_multiple_of": 10}, 670),
+    ],
+)
+def test_lfm2_adjusts_the_size_of_its_feed_forward_network(changes: dict[str, Any], expected: int) -> None:
+    assert tiny_shape("lfm2", **LFM2_ADJUSTED | changes)[1].feed_forward == expected
+
+
+@pytest.mark.parametrize("layer_types", ["conv", ["conv"] * 4, ["conv"] * 4 + ["sliding_attention"]])
+def test_lfm2_with_layer_types_that_are_none_is_refused(layer_types: Any) -> None:
+    with pytest.raises(EdgeError) as caught:
+        tiny_shape("lfm2", layer_types=layer_types)
+    assert caught.value.message == f"config.json gives layer_types as {layer_types!r}."
+    assert caught.value.hint == "It must name one of full_attention and conv for each of 5 layers."
+
+
+def test_lfm2_with_biases_is_refused() -> None:
+    assert objection("lfm2", conv_bias=True) == "conv_bias is true, llama.cpp adds no biases."

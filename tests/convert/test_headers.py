@@ -20,7 +20,7 @@ NOT_CONVERTED_BY_LLAMA_CPP = {"ministral"}  # MinistralForCausalLM, which it doe
 COMPARED = [name for name in TINY if name not in NOT_CONVERTED_BY_LLAMA_CPP]
 
 GEMMA4 = ("gemma4", "gemma4-dense")
-WITHOUT_PIECES = ("gemma", "gemma2", "phi3", "ernie4_5", *GEMMA4)
+WITHOUT_PIECES = ("gemma", "gemma2", "ernie4_5", *GEMMA4)
 GEMMA3 = ("gemma3", "gemma3-multimodal")
 LLAMA2_TOKENIZER = ("llama2", "llama-linear", "llama-uneven", "mistral", "mixtral")
 PHI3 = ("phi3", "phi3-longrope", "phi3-longrope-short")
@@ -87,7 +87,7 @@ OURS_ALONE = (
     Difference("tokenizer.ggml.pre", _NO_TOKENIZER_MODEL, WITHOUT_PIECES),
     Difference("tokenizer.ggml.token_type", _NO_TOKENIZER_MODEL, WITHOUT_PIECES),
     Difference("tokenizer.ggml.tokens", _NO_TOKENIZER_MODEL, WITHOUT_PIECES),
-    Difference("tokenizer.ggml.scores", _NO_TOKENIZER_MODEL, ("gemma", "gemma2", "phi3", *GEMMA3)),
+    Difference("tokenizer.ggml.scores", _NO_TOKENIZER_MODEL, ("gemma", "gemma2", *GEMMA3)),
 )
 THEIRS_ALONE = (
     Difference("full_attention_interval", "attention.recurrent_layers says which layers have attention", QWEN3_5),

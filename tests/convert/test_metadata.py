@@ -158,7 +158,8 @@ def test_llama_cpp_takes_the_shape_from_the_keys(name: str, tiny: TinyFolder, tm
         assert llama.llama_model_n_layer(model.pointer) == config["num_hidden_layers"]
         assert llama.llama_model_n_embd(model.pointer) == config["hidden_size"]
         assert llama.llama_model_n_head(model.pointer) == config["num_attention_heads"]
-        assert llama.llama_model_n_head_kv(model.pointer) == config["num_key_value_heads"]
+        key_value_heads = 0 if name == "lfm2" else config["num_key_value_heads"]  # its first layer is a convolution
+        assert llama.llama_model_n_head_kv(model.pointer) == key_value_heads
         assert model.trained_context_tokens == config["max_position_embeddings"]
         assert model.sliding_window == (config["sliding_window"] or 0 if has_window else 0)
         assert model.vocab.size == TINY[name].vocabulary

@@ -110,29 +110,56 @@ def print_sensitivity(folders: dict[str, Path]) -> None:
 
 def mistakes(checkpoint: TinyCheckpoint, folder: Path) -> Iterator[tuple[str, Any]]:
     """Models that each have one thing wrong."""
-    right = load(folder)
-    config, parameters = right.config.get_text_config(), [name for name, _ in right.named_parameters()]
+    model = load(folder)
+    config = model.config.get_text_config()
     for name, rope in rope_mistakes(config.rope_parameters):
         yield name, load(folder, rope_parameters=rope)
-    yield "RMS epsilon 0.01", load(folder, rms_norm_eps=0.01)
+    for name, changes in config_mistakes(config):
+        yield name, load(folder, **changes)
+    names = [name for name, _ in model.named_parameters() if not is_vision(name)]
     for weights, change in weight_mistakes(config.model_type):
-        if not any(name.endswith(weights) for name in parameters):
-            continue
-        yield (
-            f"{weights} {change.__name__.replace('_', ' ')}",
-            changed(load(folder), weights, change, checkpoint.head_dim),
-        )
-    if config.model_type == "gemma2":
-        yield "attention soft cap left out", load(folder, attn_logit_softcapping=None)
-        yield "final soft cap left out", load(folder, final_logit_softcapping=None)
-    if config.model_type in ("gemma2", "gemma3_text"):
-        yield "sliding window one token longer", load(folder, sliding_window=config.sliding_window + 1)
-        yield "sliding window on the wrong layers", load(folder, layer_types=config.layer_types[::-1])
-        yield "attention scaled by hidden / heads", load(folder, query_pre_attn_scalar=64)
-    if "num_experts_per_tok" in config.to_dict():
-        yield "one expert more", load(folder, num_experts_per_tok=config.num_experts_per_tok + 1)
-    if config.model_type == "qwen3_moe":
-        yield "weights of experts not normalized", load(folder, norm_topk_prob=False)
+        if any(name.endswith(weights) for name in names):
+            yield (
+                f"{weights} {change.__name__.replace('_', ' ')}",
+                changed(load(folder), weights, change, checkpoint.head_dim),
+            )
+
+
+def config_mistakes(config: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Changes to a configuration, each with its name."""
+    values, kind = config.to_dict(), config.model_type
+    for name in ("rms_norm_eps", "norm_epsilon", "norm_eps", "layer_norm_eps"):
+        if name in values:
+            yield f"{name} 0.01", {name: 0.01}
+    for name in (
+        "attention_multiplier",
+        "embedding_multiplier",
+        "residual_multiplier",
+        "logits_scaling",
+        "logit_scale",
+    ):
+        if name in values:
+            yield f"{name} of 1", {name: 1.0}
+    if kind == "gemma2":
+        yield "attention soft cap left out", {"attn_logit_softcapping": None}
+        yield "final soft cap left out", {"final_logit_softcapping": None}
+    if kind in ("gemma2", "gemma3_text"):
+        yield "attention scaled by hidden / heads", {"query_pre_attn_scalar": 64}
+    if slides(config):
+        yield "sliding window one token longer", {"sliding_window": config.sliding_window + 1}
+        yield "sliding window on the wrong layers", {"layer_types": config.layer_types[::-1]}
+    if kind == "smollm3":
+        yield "RoPE in every layer", {"no_rope_layers": [1] * config.num_hidden_layers}
+    if "num_experts_per_tok" in values:
+        yield "one expert more", {"num_experts_per_tok": config.num_experts_per_tok + 1}
+    if kind == "qwen3_moe":
+        yield "weights of experts not normalized", {"norm_topk_prob": False}
+
+
+def slides(config: Any) -> bool:
+    """Whether some layer has a sliding window that a sequence is longer than."""
+    kinds = getattr(config, "layer_types", None) or ()
+    return "sliding_attention" in kinds and config.sliding_window < min(SEQUENCE_TOKENS)
 
 
 def rope_mistakes(parameters: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -142,36 +169,47 @@ def rope_mistakes(parameters: dict[str, Any]) -> Iterator[tuple[str, dict[str, A
             for name, wrong in rope_mistakes(rope):
                 yield f"{name} in {kind.replace('_', ' ')}", {**parameters, kind: wrong}
         return
-    theta = parameters["rope_theta"]
+    theta, kind = parameters["rope_theta"], parameters["rope_type"]
     yield "RoPE base 5% off", {**parameters, "rope_theta": theta * 1.05}
-    if parameters["rope_type"] != "default":
-        yield f"{parameters['rope_type']} RoPE scaling left out", {"rope_type": "default", "rope_theta": theta}
+    if kind != "default":
+        kept = ("rope_theta", "partial_rotary_factor", "llama_4_scaling_beta", "original_max_position_embeddings")
+        plain = {name: value for name, value in parameters.items() if name in kept}
+        yield f"{kind} RoPE scaling left out", {**plain, "rope_type": "default"}
+    if kind in ("yarn", "longrope"):
+        yield f"{kind} attention factor of 1.1", {**parameters, "attention_factor": 1.1}
+    if kind == "longrope":
+        swapped = {"short_factor": parameters["long_factor"], "long_factor": parameters["short_factor"]}
+        yield "longrope factors exchanged", {**parameters, **swapped}
+    if parameters.get("partial_rotary_factor", 1.0) != 1.0 and kind == "default":
+        yield "all of each head turned", {**parameters, "partial_rotary_factor": 1.0}
+    if "llama_4_scaling_beta" in parameters:
+        yield "llama 4 attention scaling left out", {**parameters, "llama_4_scaling_beta": 0.0}
 
 
 Change = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 def weight_mistakes(kind: str) -> Iterator[tuple[str, Change]]:
-    yield "q_proj.weight", permuted
-    yield "k_proj.weight", permuted
-    yield "input_layernorm.weight", neutral
+    """Changes to the tensors of some endings, of which a model may have none."""
+    for name in ("q", "k", "qkv"):
+        yield f"{name}_proj.weight", permuted
+    norms = ("input_layernorm", "post_feedforward_layernorm", "post_mlp_layernorm", "post_self_attn_layernorm")
+    for name in (*norms, "q_norm", "k_norm", "operator_norm", "q_layernorm", "k_layernorm"):
+        yield f"{name}.weight", neutral
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj", *norms[:1], ".norm"):
+        yield f"{name}.bias", neutral
     if kind.startswith("gemma"):
         yield "input_layernorm.weight", plus_one
-    if kind in ("gemma2", "gemma3_text"):
-        yield "post_feedforward_layernorm.weight", neutral
-    if kind == "qwen2":
-        for name in "qkv":
-            yield f"{name}_proj.bias", neutral
-    if kind.startswith("qwen3") or kind == "gemma3_text":
-        yield "q_norm.weight", neutral
-        yield "k_norm.weight", neutral
+    if kind in ("mixtral", "qwen3_moe"):
+        yield "gate.weight", reversed_rows
+    if kind == "lfm2":
+        for name in ("conv.conv", "conv.in_proj"):
+            yield f"{name}.weight", reversed_rows
     if kind == "qwen3_5_text":
         for name in ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "conv1d"):
             yield f"{name}.weight", reversed_rows
         yield "A_log", neutral
         yield "dt_bias", neutral
-    if kind in ("mixtral", "qwen3_moe"):
-        yield "gate.weight", reversed_rows
 
 
 def permuted(weights: torch.Tensor, head_dim: int) -> torch.Tensor:
@@ -194,10 +232,14 @@ def neutral(weights: torch.Tensor, head_dim: int) -> torch.Tensor:
     return torch.full_like(weights, float(weights.mean().round()))
 
 
+def is_vision(name: str) -> bool:
+    return "vision_tower" in name or "visual" in name
+
+
 @torch.no_grad()
 def changed(model: Any, suffix: str, change: Change, head_dim: int) -> Any:
     for name, parameter in model.named_parameters():
-        if name.endswith(suffix) and "vision_tower" not in name:
+        if name.endswith(suffix) and not is_vision(name):
             parameter.copy_(change(parameter, head_dim))
     return model
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from tests.tiny import dense, experts, gemma, llama, qwen, rope, windows
+from tests.tiny import dense, experts, gemma, lfm, llama, qwen, rope, windows
 from tests.tiny.checkpoint import CONTEXT_TOKENS as CONTEXT_TOKENS
 from tests.tiny.checkpoint import TinyCheckpoint as TinyCheckpoint
 from tests.tiny.files import TOKENIZERS as TOKENIZERS
@@ -18,7 +18,7 @@ from tests.tiny.files import weights_sha256 as weights_sha256
 from tests.tiny.files import write_checkpoint
 from tests.tiny.weights import tensor_values as tensor_values
 
-_MODULES = (llama, gemma, qwen, experts, dense, rope, windows)
+_MODULES = (llama, gemma, qwen, experts, dense, rope, windows, lfm)
 TINY: dict[str, TinyCheckpoint] = {
     checkpoint.name: checkpoint for module in _MODULES for checkpoint in module.CHECKPOINTS
 }

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from tests.tiny.checkpoint import SMALL_TOKENS, TinyCheckpoint, base_config, published
-from tests.tiny.llama import LLAMA2_TOKENS
 from tests.tiny.shapes import Config, Shapes, attention, decoder_shapes, feed_forward, head_dim_of, llama_layer
 
 
@@ -47,7 +46,7 @@ def _phi3(**changes: Any) -> dict[str, Any]:
         "rope_scaling": None,
         "rope_theta": 10000.0,
         "sliding_window": 512,
-        **LLAMA2_TOKENS,
+        **SMALL_TOKENS,
     }
     return published(base_config("Phi3ForCausalLM", {**defaults, **changes}))
 
@@ -188,7 +187,7 @@ def attention_biases(config: Config) -> Shapes:
 
 
 CHECKPOINTS = (
-    TinyCheckpoint("phi3", "llama2", _phi3(), shapes=partial(decoder_shapes, layer=_phi3_layer)),
+    TinyCheckpoint("phi3", "small", _phi3(), shapes=partial(decoder_shapes, layer=_phi3_layer)),
     # all of both golden sequences is beyond the original context, or within it
     TinyCheckpoint("phi3-longrope", "small", _phi4(48, 512), shapes=partial(decoder_shapes, layer=_phi3_layer)),
     TinyCheckpoint("phi3-longrope-short", "small", _phi4(512, 2048), shapes=partial(decoder_shapes, layer=_phi3_layer)),
@@ -216,13 +215,13 @@ CHECKPOINTS = (
             {
                 **SMALL_TOKENS,
                 "attention_bias": False,
-                "attention_multiplier": 0.0625,
-                "embedding_multiplier": 6.0,
-                "logits_scaling": 4.0,
+                "attention_multiplier": 0.25,
+                "embedding_multiplier": 1.5,
+                "logits_scaling": 3.0,
                 "mlp_bias": False,
                 "model_type": "granite",
                 "residual_multiplier": 0.5,
-                "rope_parameters": plain_rope(10000000.0),
+                "rope_parameters": plain_rope(10000.0),
                 "tie_word_embeddings": True,
             },
         ),
