@@ -12,7 +12,7 @@ from gguf.constants import MODEL_ARCH, MODEL_TENSOR
 from convert.config_values import flag, positive_integer, positive_number
 from convert.families.gemma import slides
 from convert.families.parts import DECODER_KEYS, EMBEDDING, OUTPUT, OUTPUT_NORM, per_block
-from convert.families.record import BYTE_FALLBACK, Config, Family, KeyRule, TensorRule
+from convert.families.record import BYTE_FALLBACK, Config, Family, KeyRule, LeftOut, TensorRule
 from convert.hyperparameters import Hyperparameters
 from edge.errors import EdgeError
 from edge.gguf_format import ValueType
@@ -69,6 +69,8 @@ def _full_layers(config: Config) -> Mapping[str, Any]:
     if by_layer is None:
         heads = config.get("num_global_key_value_heads") if config.get("attention_k_eq_v") else None
         return {"head_dim": config.get("global_head_dim", 512), "num_key_value_heads": heads}
+    if by_layer == {}:
+        return {}
     overrides = list(by_layer.values()) if isinstance(by_layer, Mapping) else []
     if not overrides or any(override != overrides[0] for override in overrides):
         raise EdgeError(
@@ -232,7 +234,7 @@ _OTHER_KEYS = ("context_length", "attention.head_count_kv", "feed_forward_length
 GEMMA4 = Family(
     name="gemma4",
     architecture=MODEL_ARCH.GEMMA4,
-    hf_architectures=("Gemma4ForCausalLM",),
+    hf_architectures=("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"),
     tokenizers=(BYTE_FALLBACK,),
     proven_by=("gemma4", "gemma4-dense"),
     activations=("gelu_pytorch_tanh",),
@@ -253,6 +255,11 @@ GEMMA4 = Family(
         KeyRule("final_logit_softcapping", ValueType.FLOAT32, _final_cap),
     ),
     rope_scalings=("default",),
+    left_out=(
+        LeftOut(r"^model\.(vision_tower|embed_vision)\.", "the vision tower"),
+        LeftOut(r"^model\.(audio_tower|embed_audio)\.", "the audio tower"),
+    ),
+    prefixes={"model.language_model.": "model."},
     config_defaults=_DEFAULTS,
     prepare=_prepare,
     sizes={

@@ -56,8 +56,11 @@ def test_gemma4_says_what_differs_from_layer_to_layer() -> None:
 def test_gemma4_may_say_the_width_of_its_full_layers_one_by_one() -> None:
     """As transformers 5.23 saves it."""
     by_layer = {"2": {"head_dim": 128, "num_key_value_heads": 1}}
+    text = TINY["gemma4-dense"].config["text_config"]
     saved = {"global_head_dim": None, "num_global_key_value_heads": None, "per_layer_config": by_layer}
-    assert keys("gemma4-dense", **saved) == keys("gemma4-dense")
+    assert keys("gemma4-dense", text_config={**text, **saved}) == keys("gemma4-dense")
+    uniform = {**text, "attention_k_eq_v": False, "head_dim": 128, "per_layer_config": {}}
+    assert keys("gemma4-dense", text_config=uniform)["attention.key_length_swa"] == 128
     error = refused_config("gemma4", per_layer_config={"1": {"head_dim": 64}, "3": {"head_dim": 128}})
     assert error.message.startswith("config.json gives per_layer_config as {'1': ")
     assert error.hint == "llama.cpp has one width of heads for all layers with full_attention."

@@ -198,8 +198,12 @@ def weight_mistakes(kind: str) -> Iterator[tuple[str, Change]]:
         yield f"{name}.weight", neutral
     for name in ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj", *norms[:1], ".norm"):
         yield f"{name}.bias", neutral
-    if kind.startswith("gemma"):
+    if kind.startswith("gemma") and kind != "gemma4_text":
         yield "input_layernorm.weight", plus_one
+    if kind == "gemma4_text":
+        yield "layer_scalar", neutral
+        yield "per_layer_projection_norm.weight", neutral
+        yield "post_per_layer_input_norm.weight", neutral
     if kind in ("mixtral", "qwen3_moe"):
         yield "gate.weight", reversed_rows
     if kind == "lfm2":

@@ -34,7 +34,9 @@ def converted_parameters(checkpoint: TinyCheckpoint) -> int:
     language_model = [
         math.prod(shape)
         for name, shape in tensor_shapes(checkpoint).items()
-        if not name.startswith(("vision_tower.", "multi_modal_projector.", "model.visual."))
+        if not name.startswith(
+            ("vision_tower.", "multi_modal_projector.", "model.visual.", "model.vision_tower.", "model.embed_vision.")
+        )
     ]
     return sum(language_model) - checkpoint.padding_tokens * checkpoint.text_config["hidden_size"]
 

@@ -230,6 +230,54 @@ _GEMMA4_DENSE = {
 }
 
 
+def _gemma4_multimodal() -> dict[str, Any]:
+    """As published, and as the larger ones: full layers with fewer heads, whose keys are their values."""
+    text = {name: value for name, value in _gemma4(**_GEMMA4_DENSE).items() if name not in ("architectures", "dtype")}
+    vision = {
+        "head_dim": 16,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "model_type": "gemma4_vision",
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "num_key_value_heads": 2,
+        "patch_size": 4,
+        "position_embedding_size": 16,
+    }
+    return {
+        "architectures": ["Gemma4ForConditionalGeneration"],
+        "audio_config": None,
+        "dtype": "bfloat16",
+        "eos_token_id": SMALL_TOKENS["eos_token_id"],
+        "model_type": "gemma4",
+        "text_config": text,
+        "transformers_version": "5.23.0",
+        "vision_config": vision,
+    }
+
+
+def _gemma4_multimodal_shapes(config: Config) -> Shapes:
+    text, vision = config["text_config"], config["vision_config"]
+    hidden, inner, width = vision["hidden_size"], vision["intermediate_size"], vision["head_dim"]
+    layer = {**attention(vision), **feed_forward(hidden, inner)}
+    weights: Shapes = {
+        **{f"encoder.layers.0.{name.replace('.weight', '.linear.weight')}": shape for name, shape in layer.items()},
+        **{f"encoder.layers.0.self_attn.{name}_norm.weight": (width,) for name in "qk"},
+        **{
+            f"encoder.layers.0.{name}_layernorm.weight": (hidden,)
+            for name in ("input", "post_attention", "pre_feedforward", "post_feedforward")
+        },
+        "patch_embedder.input_proj.weight": (hidden, 3 * vision["patch_size"] ** 2),
+        "patch_embedder.position_embedding_table": (2, vision["position_embedding_size"], hidden),
+    }
+    language = _gemma4_shapes(text)
+    return {
+        "model.embed_vision.embedding_projection.weight": (text["hidden_size"], hidden),
+        **{name.replace("model.", "model.language_model.", 1): shape for name, shape in language.items()},
+        **{f"model.vision_tower.{name}": shape for name, shape in weights.items()},
+    }
+
+
 def _gemma4_shapes(config: Config) -> Shapes:
     hidden, layers, per_layer = (
         config["hidden_size"],
@@ -309,5 +357,7 @@ CHECKPOINTS = (
         padding_tokens=GEMMA3_PADDING,
     ),
     TinyCheckpoint("gemma4", "small", _gemma4(), shapes=_gemma4_shapes, gains=_GEMMA4_GAINS),
-    TinyCheckpoint("gemma4-dense", "small", _gemma4(**_GEMMA4_DENSE), shapes=_gemma4_shapes, gains=_GEMMA4_GAINS),
+    TinyCheckpoint(
+        "gemma4-dense", "small", _gemma4_multimodal(), shapes=_gemma4_multimodal_shapes, gains=_GEMMA4_GAINS
+    ),
 )
