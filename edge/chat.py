@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from edge.checked import CheckedStream
 from edge.engine import Engine
 from edge.prompt import Message
 from edge.request import Completion, FinishEvent, Request, TokenEvent
@@ -20,7 +21,7 @@ class Reply:
     Leaving the loop early cancels the answer; what was written by then stays in the conversation.
     """
 
-    def __init__(self, chat: Chat, message: Message, stream: Stream, dropped_messages: int) -> None:
+    def __init__(self, chat: Chat, message: Message, stream: Stream | CheckedStream, dropped_messages: int) -> None:
         self.dropped_messages = dropped_messages
         """Messages that the context had no room for any more, newly left out of this prompt."""
         self.completion: Completion | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -17,11 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import EdgeError
-from edge.schema_check import find_places, parse_schema, refuse_ignored_keywords
+from edge.schema_check import Schema, find_places, parse_schema, refuse_ignored_keywords
+from edge.schema_of import schema_of
+from edge.schema_relaxation import Relaxation, relaxations
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
+DEFAULT_ATTEMPTS = 4
 _MAX_COMPILED = 64
 _MAX_GRAMMAR_NESTING = 1000  # rules and groups; the compiler follows them on the stack, and overflows at about 3,000
 # json.dumps writes these by default, so models have read them most: JSON with other white space, or none, is less
@@ -51,18 +54,24 @@ class Constraint:
 
     kind: Literal["json_schema", "regex", "grammar"]
     text: str
+    attempts: int = DEFAULT_ATTEMPTS
+    """How often a reply is sampled at most until it is valid, where a JSON Schema says more than can be enforced."""
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise EdgeError(f"attempts is {self.attempts}.", hint="Allow at least 1 attempt.")
 
     @classmethod
-    def json_schema(cls, schema: str | Mapping[str, Any]) -> Constraint:
+    def json_schema(cls, schema: str | Mapping[str, Any], *, attempts: int = DEFAULT_ATTEMPTS) -> Constraint:
         """From the text of a schema or from the schema itself; EdgeError if the text is not valid JSON.
 
         Replies hold the properties in the order of the schema, with ", " and ": " between them.
         """
         if isinstance(schema, str):
             parse_schema(schema)
-            return cls("json_schema", schema)
+            return cls("json_schema", schema, attempts)
         try:
-            return cls("json_schema", json.dumps(schema, ensure_ascii=False, allow_nan=False))
+            return cls("json_schema", json.dumps(schema, ensure_ascii=False, allow_nan=False), attempts)
         except (TypeError, ValueError, RecursionError) as error:
             raise EdgeError(f"The JSON Schema cannot be written as JSON: {error}", hint="Use plain values.") from error
 
@@ -75,6 +84,36 @@ class Constraint:
     def grammar(cls, text: str) -> Constraint:
         """From a grammar: GBNF (`root ::= ...`) or llguidance's Lark (`start: ...`)."""
         return cls("grammar", text)
+
+    @classmethod
+    def choice(cls, options: Sequence[str]) -> Constraint:
+        """The reply is one of these texts, as it stands. EdgeError if there are none."""
+        if not options or not all(options):
+            raise EdgeError("A choice needs options, and none of them empty.", hint='Give texts, such as "yes", "no".')
+        return cls("regex", "|".join(map(re.escape, options)))
+
+    @classmethod
+    def of(cls, kind: Any, *, attempts: int = DEFAULT_ATTEMPTS) -> Constraint:
+        """JSON for a type: a dataclass, Literal, Enum, Pydantic model or anything made of them.
+
+        EdgeError with the type that JSON has no form for.
+        """
+        return cls.json_schema(schema_of(kind), attempts=attempts)
+
+
+@lru_cache(maxsize=_MAX_COMPILED)
+def relax(constraint: Constraint) -> Relaxation:
+    """As much of a JSON Schema as can be enforced token by token; EdgeError with the reason if that is nothing."""
+    schema = parse_schema(constraint.text)
+    refuse_ignored_keywords(schema)
+    problem = ""
+    for relaxation in relaxations(schema):
+        problem = _problem(relaxation.schema)
+        if not problem:
+            return relaxation
+        if "Unsatisfiable" in problem:
+            break
+    raise _refusal(constraint, problem)
 
 
 class Vocabulary(Protocol):
@@ -214,6 +253,18 @@ def _guidance_grammar(constraint: Constraint) -> str:
         return str(LLMatcher.grammar_from_json_schema(constraint.text, _JSON_SPACING, _JSON_STRICTNESS))
     except ValueError as error:
         raise _refusal(constraint, str(error)) from error
+
+
+def _problem(schema: Schema) -> str:
+    """Why the schema cannot be enforced; empty if it can."""
+    from llguidance import LLMatcher
+
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), _JSON_SPACING, _JSON_STRICTNESS)
+    except ValueError as error:
+        return str(error)
+    _, problems = LLMatcher.validate_grammar_with_warnings(grammar)
+    return str(problems[0]) if problems else ""
 
 
 def _lark(text: str) -> str:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from edge.adapter_check import check_adapter, check_is_model
+from edge.checked import CheckedStream, submit_checked
 from edge.constraint import ConstraintCompiler, Matcher
 from edge.devices import physical_cores
 from edge.errors import EdgeError
@@ -100,8 +101,11 @@ class Engine:
             repeat_penalty=stored("penalty_repeat", defaults.repeat_penalty),
         )
 
-    def submit(self, request: Request) -> Stream:
-        """Queue a request and give its stream at once. EdgeError if the prompt can never fit."""
+    def submit(self, request: Request) -> Stream | CheckedStream:
+        """Queue a request and give its stream at once. EdgeError if the prompt can never fit.
+
+        Where a JSON Schema says more than can be enforced, the stream gives only a reply that was checked.
+        """
         prompt_tokens = len(request.prompt_tokens)
         if not prompt_tokens:
             raise EdgeError("The prompt is empty.", hint="Give at least one token.")
@@ -117,7 +121,7 @@ class Engine:
             )
         if request.max_tokens is not None and request.max_tokens < 1:
             raise EdgeError(f"max_tokens is {request.max_tokens}.", hint="Ask for at least 1 token.")
-        return self._loop.submit(request)
+        return submit_checked(request, self._loop.submit)
 
     def close(self) -> None:
         """End running requests as cancelled and free the model. Safe to call twice."""

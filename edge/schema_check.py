@@ -16,14 +16,16 @@ from edge.errors import EdgeError
 
 Schema = dict[str, Any]
 
-_OF_SCHEMAS_BY_NAME = frozenset(
+OF_SCHEMAS_BY_NAME = frozenset(
     {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"}
 )
-_OF_SCHEMAS = frozenset(
+"""Keywords whose value holds schemas under names of its own."""
+OF_SCHEMAS = frozenset(
     {"items", "prefixItems", "additionalItems", "additionalProperties", "contains", "propertyNames", "allOf", "anyOf"}
     | {"oneOf", "not", "if", "then", "else", "unevaluatedItems", "unevaluatedProperties"}
 )
-_CONSTRAINING = _OF_SCHEMAS | frozenset(
+"""Keywords whose value is a schema, or a list of them."""
+_CONSTRAINING = OF_SCHEMAS | frozenset(
     {"type", "enum", "const", "multipleOf", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", "maxLength"}
     | {"minLength", "pattern", "format", "maxItems", "minItems", "uniqueItems", "maxContains", "minContains"}
     | {"maxProperties", "minProperties", "required", "dependentRequired", "properties", "patternProperties", "$ref"}
@@ -64,7 +66,7 @@ def parse_schema(text: str) -> Schema:
 
 def refuse_ignored_keywords(schema: Schema) -> None:
     """EdgeError if the schema holds a keyword that asks for something and would be ignored."""
-    for pointer, node in _subschemas(schema, "#"):
+    for pointer, node in subschemas(schema, "#"):
         for keyword, value in node.items():
             meant = _meant_keyword(keyword)
             if keyword == "required" and isinstance(value, bool):
@@ -87,7 +89,7 @@ def find_places(schema: Schema, reason: str) -> str:
         keyword for word, keyword in (("regex", "pattern"), ("Pointer", "$ref"), ("Resource", "$ref")) if word in reason
     }
     places = [
-        (pointer, node[keyword]) for pointer, node in _subschemas(schema, "#") for keyword in subjects & node.keys()
+        (pointer, node[keyword]) for pointer, node in subschemas(schema, "#") for keyword in subjects & node.keys()
     ]
     told = [pointer for pointer, value in places if not isinstance(value, dict | list) and _tells(reason, value)]
     pointers = sorted(set(told or [pointer for pointer, _ in places]))
@@ -102,21 +104,26 @@ def _tells(reason: str, value: object) -> bool:
     return text in reason or any(part in text for part in re.findall(r"'([^']{2,})'", reason))
 
 
-def _subschemas(node: object, pointer: str) -> Iterator[tuple[str, Schema]]:
+def subschemas(node: object, pointer: str) -> Iterator[tuple[str, Schema]]:
     """Every schema within a schema with its JSON pointer, the whole first."""
     if not isinstance(node, dict):
         return
     yield pointer, node
     for keyword, value in node.items():
         at = f"{pointer}/{keyword}"
-        if keyword in _OF_SCHEMAS_BY_NAME and isinstance(value, dict):
+        if keyword in OF_SCHEMAS_BY_NAME and isinstance(value, dict):
             for name, part in value.items():
-                yield from _subschemas(part, f"{at}/{name.replace('~', '~0').replace('/', '~1')}")
-        elif keyword in _OF_SCHEMAS and isinstance(value, list):
+                yield from subschemas(part, f"{at}/{pointer_step(name)}")
+        elif keyword in OF_SCHEMAS and isinstance(value, list):
             for index, part in enumerate(value):
-                yield from _subschemas(part, f"{at}/{index}")
-        elif keyword in _OF_SCHEMAS:
-            yield from _subschemas(value, at)
+                yield from subschemas(part, f"{at}/{index}")
+        elif keyword in OF_SCHEMAS:
+            yield from subschemas(value, at)
+
+
+def pointer_step(name: str) -> str:
+    """A member's name as it stands in a JSON pointer."""
+    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _meant_keyword(keyword: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 from edge.errors import EdgeError
 from edge.request import Completion, Delivery, Event, FailureEvent, FinishEvent, TokenEvent
@@ -56,21 +56,11 @@ class Stream:
 
     def text(self) -> Iterator[str]:
         """The completion's text as it grows, without empty pieces."""
-        for event in self:
-            if event.text:
-                yield event.text
+        return texts_of(self)
 
     def result(self) -> Completion:
         """Wait for the end. EdgeError if the engine had to give the request up."""
-        pieces: list[str] = []
-        tokens: list[int] = []
-        for event in self:
-            pieces.append(event.text)
-            if isinstance(event, TokenEvent):
-                tokens.append(event.token)
-            else:
-                return Completion("".join(pieces), tuple(tokens), event.reason, event.usage, event.timing)
-        raise EdgeError("The stream was read to its end before.", hint="Ask for the result of a stream only once.")
+        return completion_of(self)
 
     def cancel(self) -> None:
         """Let the engine drop the request at its next step. No effect once it is finished."""
@@ -94,3 +84,23 @@ class Stream:
         if isinstance(delivery, FinishEvent):
             self._is_finished = True
         return delivery
+
+
+def texts_of(events: Iterable[Event]) -> Iterator[str]:
+    """The text of events as it grows, without empty pieces."""
+    for event in events:
+        if event.text:
+            yield event.text
+
+
+def completion_of(events: Iterable[Event]) -> Completion:
+    """What events come to. EdgeError if the last one is missing."""
+    pieces: list[str] = []
+    tokens: list[int] = []
+    for event in events:
+        pieces.append(event.text)
+        if isinstance(event, TokenEvent):
+            tokens.append(event.token)
+        else:
+            return Completion("".join(pieces), tuple(tokens), event.reason, event.usage, event.timing)
+    raise EdgeError("The stream was read to its end before.", hint="Ask for the result of a stream only once.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -126,6 +126,29 @@ def test_text_is_held_to_its_grammar(
 ) -> None:
     assert matches(compiler.compile(constraint), vocab.tokenize(match))
     assert not matches(compiler.compile(constraint), vocab.tokenize(other))
+
+
+@pytest.mark.parametrize("text", ["yes", "yes, of course", "a.b|c\n-#"])
+def test_a_choice_is_one_of_its_texts_as_it_stands(
+    compiler: ConstraintCompiler, vocab: ByteVocabulary, text: str
+) -> None:
+    choice = Constraint.choice(["yes", "yes, of course", "a.b|c\n-#"])
+    assert matches(compiler.compile(choice), vocab.tokenize(text))
+    assert not matches(compiler.compile(choice), vocab.tokenize(text + "!"))
+    assert not matches(compiler.compile(choice), vocab.tokenize(text[:-1]))
+
+
+@pytest.mark.parametrize("options", [[], ["yes", ""]])
+def test_a_choice_of_nothing_is_refused(options: list[str]) -> None:
+    with pytest.raises(EdgeError, match="A choice needs options"):
+        Constraint.choice(options)
+
+
+def test_a_type_is_a_constraint(compiler: ConstraintCompiler, vocab: ByteVocabulary) -> None:
+    constraint = Constraint.of(dict[str, Literal["ab", 3]], attempts=2)
+    assert constraint.attempts == 2
+    assert matches(compiler.compile(constraint), vocab.tokenize('{"x": "ab", "y": 3}'))
+    assert not matches(compiler.compile(constraint), vocab.tokenize('{"x": "b"}'))
 
 
 def test_tokens_that_must_follow_are_told_in_the_models_own_tokenization(
