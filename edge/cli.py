@@ -48,10 +48,11 @@ def doctor(as_json: Json = False) -> None:
 
 def main() -> None:
     """The console script: exit code 0 done, 1 EdgeError, 2 usage, 130 interrupted."""
-    from edge.terminal import report_error
+    from edge.terminal import report_error, warnings_as_notes
 
     try:
-        app(standalone_mode=True)
+        with warnings_as_notes():
+            app(standalone_mode=True)
     except EdgeError as error:
         report_error(error)
         sys.exit(1)

@@ -148,6 +148,7 @@ def _open(
 
 def _answer(engine: Engine, request: Request, as_json: bool) -> None:
     """Print the answer, as it comes or as one document. EdgeError if it was cut off before it met its constraint."""
+    from edge.checked import CheckedStream
     from edge.request import FinishEvent
 
     stream = engine.submit(request)
@@ -161,7 +162,7 @@ def _answer(engine: Engine, request: Request, as_json: bool) -> None:
             print(event.text, end="", flush=True)
             is_cut_off = isinstance(event, FinishEvent) and event.reason == "length"
         print()
-    if is_cut_off and request.constraint:
+    if is_cut_off and request.constraint and not isinstance(stream, CheckedStream):
         raise EdgeError(
             "The answer was cut off at the token limit, so it may not meet its constraint.",
             hint="Allow more with --max-tokens, or bound what may be long: maxLength, maxItems, additionalProperties.",

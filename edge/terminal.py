@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,14 @@ def report_error(error: EdgeError) -> None:
 def note(text: str) -> None:
     """A line on stderr, where it does not mix with results."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """While it lasts, a warning is a line on stderr, without the place in the code that gives it."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: note(f"warning: {message}")
+        yield
 
 
 def read_stdin() -> str:

@@ -388,3 +388,20 @@ def test_real_model_answers_in_json_as_a_schema_demands(demo_gguf: Path, tmp_pat
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert json.loads(done.stdout)["sum"] in (3, 4, 5)
+
+
+@pytest.mark.model
+def test_real_model_answers_only_what_a_schema_beyond_its_mask_admits(demo_gguf: Path, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    colours = {"type": "array", "items": {"enum": ["red", "green", "blue"]}, "minItems": 3, "maxItems": 3}
+    run = ("run", demo_gguf, "Name three colours as JSON.", "--schema", schema, "--seed", "1", "--threads", "1")
+    schema.write_text(json.dumps({**colours, "uniqueItems": True, "format": "colours"}))
+    done = run_process(*run)
+    assert done.returncode == 0
+    assert sorted(json.loads(done.stdout)) == ["blue", "green", "red"]
+    warning = "warning: The format 'colours' at #/format is none of JSON Schema's, which takes it for a comment.\n"
+    assert done.stderr.decode() == warning
+    schema.write_text(json.dumps({**colours, "contains": {"const": "black"}}))
+    done = run_process(*run)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"error: None of 4 attempts satisfies the JSON Schema; of the best, ")

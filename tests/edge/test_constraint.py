@@ -151,6 +151,13 @@ def test_a_type_is_a_constraint(compiler: ConstraintCompiler, vocab: ByteVocabul
     assert not matches(compiler.compile(constraint), vocab.tokenize('{"x": "b"}'))
 
 
+def test_a_regular_expression_that_explodes_ends_in_an_error(compiler: ConstraintCompiler) -> None:
+    matcher = compiler.compile(Constraint.regex("(.*a){30}(x|.{1,9000}){2,9000}"))
+    with pytest.raises(EdgeError, match="too many expressions constructed") as caught:
+        matches(matcher, [ord("a")] * 200)
+    assert "shorter" in caught.value.hint
+
+
 def test_tokens_that_must_follow_are_told_in_the_models_own_tokenization(
     compiler: ConstraintCompiler, vocab: ByteVocabulary
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from convert.pipeline import write_checkpoint
+from edge.checked import InvalidReplyError
 from edge.constraint import Constraint
 from edge.engine import Engine
 from edge.errors import EdgeError
@@ -247,6 +248,46 @@ def check_person(person: dict[str, Any]) -> None:
     assert type(person["age"]) is int and 0 <= person["age"] <= 120
     assert 1 <= len(person["tags"]) <= 2 and set(person["tags"]) <= {"bees", "honey"}
     assert type(person["active"]) is bool
+
+
+PAIR = {"type": "array", "items": {"enum": [1, 2, 3]}, "minItems": 2, "maxItems": 2, "uniqueItems": True}
+
+
+def test_reply_that_is_not_valid_is_sampled_again_from_the_prompt_in_the_cache(tiny: Engine) -> None:
+    prompt = tuple(plain_tokens("Two of the three numbers:", tiny.vocab))
+    for seed in range(6):
+        sampling = SamplingSettings(temperature=1.0, seed=seed)
+        constraint = Constraint.json_schema(PAIR, attempts=40)
+        result = tiny.submit(Request(prompt, sampling, max_tokens=40, constraint=constraint)).result()
+        assert json.loads(result.text) in [[1, 2], [1, 3], [2, 1], [2, 3], [3, 1], [3, 2]]
+        assert result.usage.cached_tokens == len(prompt) - 1 or seed == 0
+
+
+def test_schema_that_no_reply_satisfies_ends_in_an_error_with_the_best_attempt(tiny: Engine) -> None:
+    constraint = Constraint.json_schema({**PAIR, "items": {"enum": [1]}}, attempts=2)
+    with pytest.raises(InvalidReplyError, match="None of 2 attempts satisfies the JSON Schema") as caught:
+        complete(tiny, "Two numbers:", constraint=constraint, sampling=GREEDY, max_tokens=40)
+    assert (caught.value.text, caught.value.violation.keyword) == ("[1, 1]", "uniqueItems")
+    assert complete(tiny, "The bees").tokens
+
+
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        (Constraint.json_schema({"not": {"$ref": "https://example.com/s.json"}}), "nothing is fetched"),
+        (Constraint.json_schema({"$ref": "https://example.com/s.json"}), "'https://example.com/s.json'"),
+        (Constraint.json_schema({"uniqueItems": "yes"}), "at #/uniqueItems, 'yes' is not of type 'boolean'"),
+        (Constraint.regex("(.*a){30}(x|.{1,9000}){2,9000}"), "too many expressions"),
+    ],
+)
+def test_constraint_that_cannot_be_followed_ends_only_its_own_request(
+    tiny: Engine, constraint: Constraint, message: str
+) -> None:
+    biased = replace(GREEDY, logit_bias=tuple((token, 1000.0) for token in tiny.vocab.tokenize("a", starts_text=False)))
+    with pytest.raises(EdgeError, match=message) as caught:
+        complete(tiny, "Go on:", constraint=constraint, sampling=biased, max_tokens=200)
+    assert caught.value.hint
+    assert complete(tiny, "The bees").tokens
 
 
 def test_reply_matches_a_regular_expression_as_a_whole(tiny: Engine) -> None:

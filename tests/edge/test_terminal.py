@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 
 import pytest
 
 from edge.errors import EdgeError
-from edge.terminal import byte_progress, decode_utf8, note, read_stdin, report_error
+from edge.terminal import byte_progress, decode_utf8, note, read_stdin, report_error, warnings_as_notes
 
 
 def test_error_is_two_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,6 +22,12 @@ def test_error_is_two_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> Non
 def test_error_without_hint_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     report_error(EdgeError("The disk is full."))
     assert capsys.readouterr().err == "error: The disk is full.\n"
+
+
+def test_warning_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings_as_notes():
+        warnings.warn("The format is unknown.", stacklevel=1)
+    assert capsys.readouterr().err == "warning: The format is unknown.\n"
 
 
 def test_note_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
