@@ -94,7 +94,9 @@ def damaged_blocks(
     """The numbers of the blocks that are off by more than the type's rounding; a plain type's block is one value."""
     bounds = bounds_of(kind.name, is_weighted=is_weighted)
     largest = _block_squares(wanted, kind)
-    largest *= np.float32(bounds.block**2)
+    with np.errstate(invalid="ignore"):
+        largest *= np.float32(bounds.block**2)
+    np.nan_to_num(largest, copy=False, nan=0.0, posinf=np.inf)  # an exact type, and a value too large to be squared
     largest += np.float32(kind.block_elements * (bounds.scale_multiple * SMALLEST_FLOAT16) ** 2)
     return np.flatnonzero(_block_squares(difference, kind) > largest)
 

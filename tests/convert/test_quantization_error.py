@@ -241,3 +241,10 @@ def test_float32_may_not_be_off_at_all() -> None:
     (error,) = sums.by_tensor()
     assert error.share_of_bound > 1
     assert error.damaged_row == 0
+
+
+def test_values_too_large_to_be_squared_are_compared_like_others() -> None:
+    """Gemma 4 divides the frequencies that turn nothing by 1e30."""
+    kind, wanted = TENSOR_TYPES["F32"], np.array([[1.0], [1e30], [1e30]], np.float32)
+    assert damaged_blocks(wanted, np.zeros_like(wanted), kind).tolist() == []
+    assert damaged_blocks(wanted, np.array([[0.0], [1e28], [0.0]], np.float32), kind).tolist() == [1]
