@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -28,6 +29,7 @@ _STANDARD_FORMATS = ENFORCED_FORMATS | frozenset(
 )
 _MAX_VIOLATIONS = 20  # more do not tell which of two attempts is better
 _MAX_MESSAGE_CHARACTERS = 200
+_MAX_PATTERN_SECONDS = 1.0  # for one string; nothing but an explosion of possibilities takes as long
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class SchemaCheck:
         _refuse_remote_references(schema)
         _refuse_formats_out_of_reach(schema, relaxation, frozenset(draft.FORMAT_CHECKER.checkers))
         added = {name: rule for name, rule in _keyword_rules().items() if name not in draft.VALIDATORS}
-        whole = validators.extend(draft, added)
+        whole = validators.extend(draft, {**added, "pattern": _check_pattern})
         self._validator = whole(schema, registry=Registry(), format_checker=draft.FORMAT_CHECKER)
 
     def violations(self, text: str) -> list[Violation]:
@@ -69,7 +71,7 @@ class SchemaCheck:
             errors = list(islice(self._validator.iter_errors(instance), _MAX_VIOLATIONS))
         except Unresolvable as error:
             raise _unresolvable(str(getattr(error, "ref", error))) from error
-        except (RecursionError, ArithmeticError) as error:
+        except (RecursionError, ArithmeticError, TimeoutError) as error:
             return [Violation("", "#", f"the instance cannot be checked: {_shortened(error)}")]
         return [_violation(error) for error in errors]
 
@@ -79,6 +81,9 @@ def _draft(schema: Schema) -> Any:
     from jsonschema import Draft7Validator, Draft202012Validator
     from jsonschema.validators import validator_for
 
+    name = schema.get("$schema", "")
+    if not isinstance(name, str):
+        raise EdgeError(f"The JSON Schema has $schema: {json.dumps(name)}.", hint="Name a draft, or leave it out.")
     is_older = any(isinstance(node.get("items"), list) for _, node in subschemas(schema, "#"))
     return validator_for(schema, default=Draft7Validator if is_older else Draft202012Validator)
 
@@ -91,6 +96,23 @@ def _keyword_rules() -> dict[str, Any]:
     for draft in (Draft7Validator, Draft201909Validator, Draft202012Validator):
         rules |= {name: rule for name, rule in draft.VALIDATORS.items() if name in _FROM_OTHER_DRAFTS}
     return rules
+
+
+def _check_pattern(validator: Any, pattern: str, instance: object, schema: Schema) -> Iterator[Exception]:
+    """As jsonschema does, but a pattern that explodes neither hangs the process nor stops its other threads."""
+    import regex
+    from jsonschema import ValidationError
+
+    if not isinstance(instance, str):
+        return
+    try:
+        is_match = regex.search(pattern, instance, concurrent=True, timeout=_MAX_PATTERN_SECONDS)
+    except regex.error as error:
+        raise EdgeError(
+            f"The pattern {pattern!r} cannot be read: {error}.", hint="Keep to what regular expressions share."
+        ) from error
+    if not is_match:
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
 
 
 def _refuse_what_is_no_schema(schema: Schema, draft: Any) -> None:

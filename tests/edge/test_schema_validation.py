@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from typing import Any
 
 import pytest
 
+from edge import schema_validation
 from edge.errors import EdgeError
 from edge.schema_relaxation import relaxations
 from edge.schema_validation import SchemaCheck
@@ -27,6 +29,8 @@ def check_of(schema: dict[str, Any]) -> SchemaCheck:
         ({"contains": {"const": 1}}, "[1]", "[2]", "#/contains"),
         ({"propertyNames": {"maxLength": 1}}, '{"a": 1}', '{"ab": 1}', "#/propertyNames/maxLength"),
         ({"if": {"const": 1}, "then": {"minimum": 2}}, "2", "1", "#/then/minimum"),
+        ({"items": {"not": {"pattern": "^a"}}}, '["b"]', '["ab"]', "#/items/not"),
+        ({"propertyNames": {"pattern": "b$"}}, '{"ab": 1}', '{"a": 1}', "#/propertyNames/pattern"),
         ({"format": "email"}, '"a@b"', '"a"', "#/format"),
         ({"unevaluatedProperties": False, "properties": {"a": {}}}, '{"a": 1}', '{"b": 1}', "#/unevaluatedProperties"),
         ({"dependencies": {"a": ["b"]}}, "{}", '{"a": 1}', "#/dependencies"),
@@ -62,9 +66,19 @@ def test_an_instance_too_deep_for_its_recursive_schema_is_not_valid() -> None:
     assert "cannot be checked" in check.violations("[" * 500 + "]" * 500)[0].message
 
 
+def test_a_pattern_that_explodes_ends_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema_validation, "_MAX_PATTERN_SECONDS", 0.02)
+    check = check_of({"not": {"pattern": "^(a|a)+$"}})
+    assert check.violations('"b"') == []
+    assert check.violations('"aa"')[0].keyword == "not"
+    violation = check.violations(json.dumps("a" * 60 + "b"))[0]
+    assert (violation.keyword, violation.message) == ("", "the instance cannot be checked: regex timed out")
+
+
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
+        ({"$schema": 5, "not": {}}, r"has \$schema: 5"),
         ({"not": 5}, "The JSON Schema is none: at #/not, 5 is not of type 'object', 'boolean'"),
         ({"not": {"minLength": "x"}}, "at #/not/minLength, 'x' is not of type 'integer'"),
         ({"not": {"pattern": "[a"}}, "at #/not/pattern, '\\[a' is not a 'regex'"),
