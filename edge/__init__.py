@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edge.chat import Chat as Chat
     from edge.chat import Reply as Reply
+    from edge.checked import InvalidReplyError as InvalidReplyError
     from edge.constraint import Constraint as Constraint
     from edge.engine import Engine as Engine
     from edge.errors import EdgeError as EdgeError
@@ -28,6 +29,7 @@ _MODULES = {
     "Constraint": "edge.constraint",
     "EdgeError": "edge.errors",
     "Engine": "edge.engine",
+    "InvalidReplyError": "edge.checked",
     "Message": "edge.prompt",
     "ModelSettings": "edge.settings",
     "Reply": "edge.chat",
