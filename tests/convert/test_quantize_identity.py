@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from convert.families import FAMILIES
 from convert.imatrix import ImportanceMatrix, TensorImportance
 from convert.pipeline import write_checkpoint
 from convert.plan import ConversionOptions
+from convert.pool import usable_threads
 from convert.recipes import RECIPES
 from edge.gguf_file import read_gguf
 from edge.llama.quantize import FileQuantization, quantize_file
@@ -19,10 +21,11 @@ from tests.convert.conftest import TinyFolder
 from tests.tiny import TINY, write_tiny_checkpoint
 
 WITHOUT_MATRIX = [name for name, recipe in RECIPES.items() if recipe.is_quantized and not recipe.needs_matrix]
-WITH_MATRIX = {
+EVERY_FAMILY = [family.proven_by[0] for family in FAMILIES]
+WITH_MATRIX = {name: ["Q4_K_M", "IQ4_XS"] for name in EVERY_FAMILY} | {
     "qwen2": ["Q4_K_M", "IQ4_XS", "IQ3_M", "IQ3_XXS", "IQ2_M", "Q2_K", "Q5_0"],
     "llama-uneven": ["Q4_K_M", "IQ4_XS", "IQ3_M", "Q3_K_M"],
-    "mixtral": ["Q4_K_M", "IQ2_M"],
+    "mixtral": ["Q4_K_M", "IQ4_XS", "IQ2_M"],
 }
 
 
@@ -62,7 +65,7 @@ def test_tensors_equal_those_of_llama_model_quantize(name: str, tmp_path: Path) 
 def check_against_llama_cpp(source: Path, ours: list[Path], oracle: Path, wanted: list[FileQuantization]) -> None:
     """Every tensor of our files has the bytes that llama_model_quantize makes of the file `source`."""
     for quantization, path in zip(wanted, ours, strict=True):
-        quantize_file(source, oracle, quantization, threads=1)
+        quantize_file(source, oracle, quantization, threads=usable_threads())
         expected, found = stored_tensors(oracle), stored_tensors(path)
         assert found.keys() == expected.keys()
         different = [tensor for tensor in expected if found[tensor] != expected[tensor]]
@@ -84,7 +87,7 @@ def made_up_matrix(path: Path) -> ImportanceMatrix:
     return ImportanceMatrix("made up", entries)
 
 
-@pytest.mark.parametrize("name", ["qwen3-untied", "mistral", "llama-uneven"])
+@pytest.mark.parametrize("name", [*EVERY_FAMILY, "llama-uneven"])
 def test_every_recipe_gives_the_tensors_of_llama_model_quantize(name: str, tiny: TinyFolder, tmp_path: Path) -> None:
     bfloat16, *ours = write_checkpoint(tiny(name), ["BF16", *WITHOUT_MATRIX], tmp_path)
     check_against_llama_cpp(bfloat16, ours, tmp_path / "oracle.gguf", list(map(FileQuantization, WITHOUT_MATRIX)))
