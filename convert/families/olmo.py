@@ -17,7 +17,7 @@ from convert.families.parts import (
     OUTPUT_NORM,
     attention,
     attention_biases,
-    heads_objection,
+    own_output_objection,
     per_block,
 )
 from convert.families.record import BYTE_LEVEL, Config, Family
@@ -25,13 +25,6 @@ from convert.families.sliding import FULL, SLIDING, sliding_keys, sliding_layers
 from convert.hyperparameters import Hyperparameters
 from convert.rope import read_rope_parameters
 from edge.errors import EdgeError
-
-
-def _objection(shape: Hyperparameters) -> str | None:
-    if shape.tied_embeddings:
-        return "tie_word_embeddings is true, llama.cpp needs an output of its own"
-    return heads_objection(shape)
-
 
 OLMO2 = Family(
     name="olmo2",
@@ -54,7 +47,7 @@ OLMO2 = Family(
     ),
     keys=DECODER_KEYS,
     rope_scalings=("default", "linear", "yarn"),
-    objection=_objection,
+    objection=own_output_objection,
 )
 
 
@@ -91,7 +84,7 @@ def _olmo3_objection(shape: Hyperparameters) -> str | None:
         return (
             f"rope_theta is {local.theta:g} in sliding layers, llama.cpp takes that of full ones, {shape.rope.theta:g}"
         )
-    return _objection(shape)
+    return own_output_objection(shape)
 
 
 OLMO3 = Family(

@@ -81,6 +81,13 @@ def heads_objection(shape: Hyperparameters) -> str | None:
     return None
 
 
+def own_output_objection(shape: Hyperparameters) -> str | None:
+    """For architectures whose attention is as wide as the model, and whose output is never the embeddings."""
+    if shape.tied_embeddings:
+        return "tie_word_embeddings is true, llama.cpp needs an output of its own"
+    return heads_objection(shape)
+
+
 DECODER_KEYS = (
     KeyRule("block_count", ValueType.UINT32, lambda shape: shape.layers),
     KeyRule("context_length", ValueType.UINT32, usable_context),

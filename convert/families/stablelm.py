@@ -15,11 +15,10 @@ from convert.families.parts import (
     OUTPUT_NORM,
     attention,
     attention_biases,
-    heads_objection,
+    own_output_objection,
     per_block,
 )
 from convert.families.record import BYTE_LEVEL, Config, Family, TensorRule
-from convert.hyperparameters import Hyperparameters
 from edge.errors import EdgeError
 
 
@@ -31,12 +30,6 @@ def _refuse_12b(config: Config) -> Config:
                 hint="Of StableLM, the models with 1.6B and 3B parameters are supported.",
             )
     return config
-
-
-def _objection(shape: Hyperparameters) -> str | None:
-    if shape.tied_embeddings:
-        return "tie_word_embeddings is true, llama.cpp needs an output of its own"
-    return heads_objection(shape)
 
 
 STABLELM = Family(
@@ -64,5 +57,5 @@ STABLELM = Family(
     config_names={"rms_norm_eps": "layer_norm_eps"},
     config_defaults={"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25},
     prepare=_refuse_12b,
-    objection=_objection,
+    objection=own_output_objection,
 )
