@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from edge.llama.binding import llama
@@ -13,6 +15,7 @@ _CONTINUED = 5
 _KEPT_LINES = 200
 
 _lines: deque[tuple[int, str]] = deque(maxlen=_KEPT_LINES)
+_recorders: list[list[str]] = []
 
 
 @llama.llama_log_callback  # type: ignore[untyped-decorator]
@@ -22,6 +25,8 @@ def _receive(level: int, text: bytes, user_data: Any) -> None:
         level, start = _lines.pop()
         line = start + line
     _lines.append((level, line))
+    for recorder in _recorders:
+        recorder.append(line)
 
 
 def capture() -> None:
@@ -43,3 +48,14 @@ def first_error() -> str:
 def forget() -> None:
     """Drop what was logged so far, so that `first_error` speaks of what comes next."""
     _lines.clear()
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[str]]:
+    """A list that receives every line logged inside the block."""
+    lines: list[str] = []
+    _recorders.append(lines)
+    try:
+        yield lines
+    finally:
+        _recorders.remove(lines)

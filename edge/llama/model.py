@@ -69,6 +69,10 @@ class Model:
         """Tokens that the sliding-window layers see; 0 if the model has none."""
         return int(self._llama.llama_model_n_swa(self.pointer))
 
+    @property
+    def parameter_count(self) -> int:
+        return int(self._llama.llama_model_n_params(self.pointer))
+
     @cached_property
     def chat_template(self) -> str | None:
         template = self._llama.llama_model_chat_template(self.pointer, None)

@@ -55,6 +55,11 @@ class Vocab:
     def add_bos(self) -> bool:
         return bool(self._llama.llama_vocab_get_add_bos(self._pointer))
 
+    @property
+    def pointer(self) -> int:
+        """The native llama_vocab, for libraries that read a vocabulary themselves."""
+        return int(self._pointer)
+
     @staticmethod
     def _id_or_none(token: int) -> int | None:
         return None if token < 0 else token
