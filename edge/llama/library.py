@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import EdgeError
-from edge.llama import log
+from edge.llama import amx, log
 from edge.llama.binding import llama
 
 
@@ -17,18 +17,39 @@ def backend() -> Any:
     """The binding's module with llama.cpp initialized and its log captured."""
     log.capture()
     llama.llama_backend_init()
+    with amx.declined(_library_folder().glob("libggml-cpu*.so")):
+        _name_extra_buffers()
     return llama
 
 
-@cache
+def _library_folder() -> Path:
+    return Path(llama.__file__).parent / "lib"
+
+
+def _name_extra_buffers() -> None:
+    """Let ggml's CPU backend find out, once and for all, which units of the processor it may use."""
+    find_registry = _native("ggml_backend_reg_by_name", ctypes.c_void_p, ctypes.c_char_p)
+    find_function = _native("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
+    registry = find_registry(b"CPU")
+    address = find_function(registry, b"ggml_backend_dev_get_extra_bufts") if registry else None
+    if address:
+        ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address)(None)
+
+
 def native_function(name: str, result: Any, *arguments: Any) -> Any:
-    """A function of ggml with its ctypes prototype.
+    """A function of ggml with its ctypes prototype."""
+    backend()
+    return _native(name, result, *arguments)
+
+
+@cache
+def _native(name: str, result: Any, *arguments: Any) -> Any:
+    """The same before the backend is there.
 
     The loader finds symbols of a library's dependencies, except on Windows. Opening libggml by its file name is no
     substitute on Linux: a wheel holds copies instead of links, and a copy knows no devices.
     """
-    folder = Path(backend().__file__).parent / "lib"
-    libraries = [llama._lib, *(ctypes.CDLL(str(path)) for path in sorted(folder.glob("*ggml*.dll")))]
+    libraries = [llama._lib, *(ctypes.CDLL(str(path)) for path in sorted(_library_folder().glob("*ggml*.dll")))]
     library = next((library for library in libraries if hasattr(library, name)), None)
     if library is None:
         raise EdgeError(
