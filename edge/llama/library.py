@@ -23,7 +23,7 @@ def backend() -> Any:
 
 
 def _library_folder() -> Path:
-    return Path(llama.__file__).parent / "lib"
+    return Path(str(llama.__file__)).parent / "lib"
 
 
 def _name_extra_buffers() -> None:
