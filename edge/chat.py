@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from edge.checked import CheckedStream
-from edge.engine import Engine
 from edge.prompt import Message
 from edge.request import Completion, FinishEvent, Request, TokenEvent
 from edge.settings import SamplingSettings
 from edge.stream import Stream
+from edge.text_engine import TextEngine
 
 _KEPT_SHARE = 2  # when history overflows, it is cut back to 1/2 of the context, so that the next turns reuse the cache
 _ANSWER_SHARE = 4  # 1/4 of the context is kept free for an answer of unstated length
@@ -74,7 +74,7 @@ class Chat:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: TextEngine,
         *,
         system: str | None = None,
         sampling: SamplingSettings | None = None,
@@ -95,7 +95,7 @@ class Chat:
         message = Message("user", text)
         tokens, left_out = self._prompt(message)
         stream = self._engine.submit(
-            Request(tuple(tokens), sampling=self._sampling, max_tokens=self._max_tokens, stop=self._stop)
+            Request(tokens, sampling=self._sampling, max_tokens=self._max_tokens, stop=self._stop)
         )
         dropped = left_out - self._left_out
         self._left_out = left_out  # not before: a question that is refused leaves the conversation as it was
@@ -106,7 +106,7 @@ class Chat:
         self.messages.clear()
         self._left_out = 0
 
-    def _prompt(self, message: Message) -> tuple[list[int], int]:
+    def _prompt(self, message: Message) -> tuple[tuple[int, ...], int]:
         """Tokens of the conversation with one more message, and how many old messages are left out of them."""
         context = self.context_tokens
         answer = min(self._max_tokens or context // _ANSWER_SHARE, context // _KEPT_SHARE)
@@ -123,6 +123,6 @@ class Chat:
         later = range(start + 1, len(self.messages))
         return next((index for index in later if self.messages[index].role == "user"), len(self.messages))
 
-    def _tokens(self, message: Message, left_out: int) -> list[int]:
+    def _tokens(self, message: Message, left_out: int) -> tuple[int, ...]:
         system = [] if self.system is None else [Message("system", self.system)]
-        return self._engine.template.tokens([*system, *self.messages[left_out:], message], self._engine.vocab)
+        return self._engine.chat_tokens([*system, *self.messages[left_out:], message])

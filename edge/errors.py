@@ -17,3 +17,7 @@ class EdgeError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class EngineBusyError(EdgeError):
+    """So many requests are waiting already that one more was refused."""

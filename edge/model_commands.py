@@ -61,7 +61,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Answer one prompt."""
-    from edge.prompt import Message, plain_tokens
+    from edge.prompt import Message
     from edge.request import Request
 
     if raw and system is not None:
@@ -72,12 +72,12 @@ def run(
     question = _prompt_text(prompt)
     with _open(model, context, threads, quant, lora) as engine:
         if raw:
-            tokens = plain_tokens(question, engine.vocab)
+            tokens = engine.text_tokens(question)
         else:
             messages = [] if system is None else [Message("system", system)]
-            tokens = engine.template.tokens([*messages, Message("user", question)], engine.vocab)
+            tokens = engine.chat_tokens([*messages, Message("user", question)])
         request = Request(
-            tuple(tokens),
+            tokens,
             sampling=_sampling(engine, temperature, seed),
             max_tokens=max_tokens,
             constraint=constraint,

@@ -8,7 +8,15 @@ from typing import Literal
 from edge.constraint import Constraint
 from edge.settings import SamplingSettings
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "deadline"]
+
+
+@dataclass(frozen=True)
+class AdapterChoice:
+    """A loaded LoRA adapter, by the stem of its file name, and the share of it that is added to the weights."""
+
+    name: str
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,43 @@ class Request:
     """None: as many as the context still holds."""
     stop: tuple[str, ...] = ()
     """Texts that end the completion; they are not part of it."""
+    stop_tokens: tuple[int, ...] = ()
+    """Tokens that end the completion, as those do that end a turn; they are not part of it."""
+    min_tokens: int = 0
+    """The completion does not end before it has as many, unless its constraint leaves nothing else."""
+    ignore_eos: bool = False
+    """Go on to `max_tokens`: tokens that would end the completion are not chosen."""
+    logprobs: int | None = None
+    """With each token, its log probability and those of this many likeliest tokens."""
     constraint: Constraint | None = None
+    adapters: tuple[AdapterChoice, ...] | None = None
+    """LoRA adapters to answer with; None: all that the engine has loaded, each at its own scale."""
+    priority: int = 0
+    """Of waiting requests, higher ones are started first."""
+    client: str = ""
+    """On whose behalf: clients get equal shares of a busy engine, however many requests each has waiting."""
+    deadline_seconds: float | None = None
+    """Time from submission after which the request ends with what there is."""
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token with its natural log probability as the model sees it, before sampling settings and constraint."""
+
+    token: int
+    piece: bytes
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """The log probability of a chosen token, and the likeliest tokens in its place, best first.
+
+    A token that the constraint forced was not chosen from anything: its `logprob` is 0 and there are no others.
+    """
+
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,6 +76,8 @@ class TokenEvent:
     token: int
     piece: bytes
     text: str
+    logprobs: Logprobs | None = None
+    """There if the request asked for them."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +86,12 @@ class Usage:
     cached_tokens: int
     """Prompt tokens found in the KV cache, so not computed again."""
     completion_tokens: int
+    forced_tokens: int = 0
+    """Completion tokens that the constraint left no choice about, so that they cost no forward pass of their own."""
+    drafted_tokens: int = 0
+    """Guesses that were computed ahead."""
+    accepted_tokens: int = 0
+    """Guesses that turned out right."""
 
 
 @dataclass(frozen=True)
@@ -86,3 +138,5 @@ class Completion:
     finish_reason: FinishReason
     usage: Usage
     timing: Timing
+    logprobs: tuple[Logprobs, ...] = ()
+    """One for each token, if they were asked for."""

@@ -96,11 +96,13 @@ def texts_of(events: Iterable[Event]) -> Iterator[str]:
 def completion_of(events: Iterable[Event]) -> Completion:
     """What events come to. EdgeError if the last one is missing."""
     pieces: list[str] = []
-    tokens: list[int] = []
+    tokens: list[TokenEvent] = []
     for event in events:
         pieces.append(event.text)
         if isinstance(event, TokenEvent):
-            tokens.append(event.token)
+            tokens.append(event)
         else:
-            return Completion("".join(pieces), tuple(tokens), event.reason, event.usage, event.timing)
+            logprobs = tuple(token.logprobs for token in tokens if token.logprobs)
+            ids = tuple(token.token for token in tokens)
+            return Completion("".join(pieces), ids, event.reason, event.usage, event.timing, logprobs)
     raise EdgeError("The stream was read to its end before.", hint="Ask for the result of a stream only once.")

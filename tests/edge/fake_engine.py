@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from edge.errors import EdgeError
-from edge.prompt import PromptTemplate
+from edge.prompt import Message, PromptTemplate, plain_tokens
 from edge.request import Event, FinishEvent, FinishReason, Request, Timing, TokenEvent, Usage
 from edge.settings import SamplingSettings
 from edge.stream import Stream
@@ -40,6 +40,14 @@ class FakeEngine:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def chat_tokens(
+        self, messages: Sequence[Message], variables: Mapping[str, object] | None = None
+    ) -> tuple[int, ...]:
+        return tuple(self.template.tokens(messages, self.vocab, variables=variables))
+
+    def text_tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(plain_tokens(text, self.vocab))
 
     def submit(self, request: Request) -> FakeStream:
         answer = self._answers.popleft() if self._answers else "ok"

@@ -64,7 +64,14 @@ def test_json_is_one_document(edge_command: Command, opened: Opened) -> None:
     assert json.loads(outcome.out) == {
         "text": "It is Paris.",
         "finish_reason": "stop",
-        "usage": {"prompt_tokens": 37, "cached_tokens": 0, "completion_tokens": 3},
+        "usage": {
+            "prompt_tokens": 37,
+            "cached_tokens": 0,
+            "completion_tokens": 3,
+            "forced_tokens": 0,
+            "drafted_tokens": 0,
+            "accepted_tokens": 0,
+        },
         "timing": {
             "queued_seconds": 0.0,
             "first_token_seconds": 0.25,

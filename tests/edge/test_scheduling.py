@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.constraint import Constraint
-from edge.engine import _Loop
 from edge.errors import EdgeError
+from edge.loop import Loop
 from edge.request import Request
 from edge.settings import SamplingSettings
 from edge.stream import Stream
@@ -32,9 +32,9 @@ CLOSED = EdgeError("The engine is closed.")
 
 
 @contextmanager
-def running(context: FakeContext, *, parallel: int = 1, sliding_window: int = 0) -> Iterator[_Loop]:
+def running(context: FakeContext, *, parallel: int = 1, sliding_window: int = 0) -> Iterator[Loop]:
     """A loop at work in its own thread."""
-    loop = _Loop(FakeModel(sliding_window=sliding_window), context, parallel)
+    loop = Loop(FakeModel(sliding_window=sliding_window), context, parallel)
     thread = threading.Thread(target=loop.run)
     thread.start()
     try:

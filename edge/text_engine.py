@@ -1,0 +1,38 @@
+"""What everything above an engine needs of one, whether it runs in this process, in a child or is a fake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from edge.checked import CheckedStream
+from edge.prompt import Message
+from edge.request import Request
+from edge.settings import SamplingSettings
+from edge.stream import Stream
+
+
+class TextEngine(Protocol):
+    """A loaded model that answers requests. Every method may be called from any thread."""
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens that all requests in flight may hold together."""
+
+    @property
+    def default_sampling(self) -> SamplingSettings:
+        """What the model's makers recommend, where the file says so, and else the defaults."""
+
+    def submit(self, request: Request) -> Stream | CheckedStream:
+        """Queue a request and give its stream at once. EdgeError if it can never be answered."""
+
+    def chat_tokens(
+        self, messages: Sequence[Message], variables: Mapping[str, object] | None = None
+    ) -> tuple[int, ...]:
+        """The prompt of a conversation, up to where the answer begins. EdgeError if the template refuses it.
+
+        `variables` are further names that the template reads (`tools`, `enable_thinking`, ...).
+        """
+
+    def text_tokens(self, text: str) -> tuple[int, ...]:
+        """A text to be continued as it is, as the model reads the beginning of one."""
