@@ -115,6 +115,8 @@ class FinishEvent:
     reason: FinishReason
     usage: Usage
     timing: Timing
+    is_valid: bool = True
+    """False if the request ended before its constraint was met."""
 
 
 @dataclass(frozen=True)
@@ -140,3 +142,5 @@ class Completion:
     timing: Timing
     logprobs: tuple[Logprobs, ...] = ()
     """One for each token, if they were asked for."""
+    is_valid: bool = True
+    """False if the request ended before its constraint was met."""

@@ -104,5 +104,5 @@ def completion_of(events: Iterable[Event]) -> Completion:
         else:
             logprobs = tuple(token.logprobs for token in tokens if token.logprobs)
             ids = tuple(token.token for token in tokens)
-            return Completion("".join(pieces), ids, event.reason, event.usage, event.timing, logprobs)
+            return Completion("".join(pieces), ids, event.reason, event.usage, event.timing, logprobs, event.is_valid)
     raise EdgeError("The stream was read to its end before.", hint="Ask for the result of a stream only once.")
