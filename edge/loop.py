@@ -36,6 +36,13 @@ class Loop:
         self._arrivals: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._is_stopped = False
+        self.steps = 0
+        """Decode steps finished so far: whoever watches from outside sees by it that the loop gets on."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is a request that has not ended."""
+        return bool(self._waiting) or any(slot.job for slot in self._slots)
 
     def submit(self, request: Request) -> Stream:
         job = Job(request, Stream(), self._limit_tokens(request), time.perf_counter())
@@ -70,7 +77,7 @@ class Loop:
 
     def _receive(self) -> None:
         """Take arrivals in; wait for one if there is nothing else to do."""
-        is_idle = not self._waiting and not any(slot.job for slot in self._slots)
+        is_idle = not self.is_busy
         while is_idle or not self._arrivals.empty():
             job = self._arrivals.get()
             if job is None:
@@ -85,6 +92,7 @@ class Loop:
         if not fed:
             return
         self._context.decode(self._batch)
+        self.steps += 1
         for slot, tokens, index in fed:
             slot.held_tokens += tokens
             assert slot.job is not None
