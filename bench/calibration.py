@@ -168,7 +168,8 @@ def _opened(path: Path, threads: int) -> Iterator[_Reader]:
             batch_tokens=CHUNK_TOKENS,
             max_outputs=CHUNK_TOKENS,
             threads=threads,
-            kv_type="F32",
+            key_type="F32",
+            value_type="F32",
             flash_attention="off",
         ) as context,
     ):

@@ -192,7 +192,8 @@ def _outputs(
         batch_tokens=_CHUNK_TOKENS,
         max_outputs=_CHUNK_TOKENS,
         threads=threads,
-        kv_type="F32",
+        key_type="F32",
+        value_type="F32",
         flash_attention="off",
         gives=gives,
     ) as context:

@@ -14,12 +14,17 @@ from edge.errors import EdgeError
 from edge.gguf_format import TENSOR_TYPES
 from edge.llama import log
 from edge.llama.activations import ActivationRecorder
-from edge.llama.library import backend
+from edge.llama.library import backend, native_function
 from edge.llama.model import Model
 
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 _NO_POOLING = 0  # LLAMA_POOLING_TYPE_NONE: an embedding for each token
 _NO_ROOM = 1  # llama_decode: no free cells in the KV cache
+_PARTIAL_STATE = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: what of the memory cannot be cut back
+
+
+class CacheFullError(EdgeError):
+    """The KV cache has no room for a batch. Nothing of it was computed, and nothing was lost."""
 
 
 class Batch:
@@ -88,7 +93,8 @@ class Context:
         threads: int = 1,
         batch_tokens: int = 512,
         max_outputs: int | None = None,
-        kv_type: str = "F16",
+        key_type: str = "F16",
+        value_type: str = "F16",
         flash_attention: Literal["auto", "on", "off"] = "auto",
         recorder: ActivationRecorder | None = None,
         gives: Literal["logits", "embeddings"] = "logits",
@@ -102,7 +108,7 @@ class Context:
         params.n_seq_max = sequences
         params.n_outputs_max = max_outputs or sequences
         params.n_threads = params.n_threads_batch = threads
-        params.type_k = params.type_v = TENSOR_TYPES[kv_type].id
+        params.type_k, params.type_v = TENSOR_TYPES[key_type].id, TENSOR_TYPES[value_type].id
         params.flash_attn_type = _FLASH_ATTENTION[flash_attention]
         params.kv_unified = True
         params.swa_full = False
@@ -138,7 +144,7 @@ class Context:
             self.pointer = None
 
     def decode(self, batch: Batch) -> None:
-        """Run the model over a batch. EdgeError if the KV cache is full or the computation failed."""
+        """Run the model over a batch. CacheFullError if it has no room, EdgeError if the computation failed."""
         log.forget()
         status = self._llama.llama_decode(self.pointer, batch.native)
         if self._recorder:
@@ -146,7 +152,7 @@ class Context:
         if status == 0:
             return
         if status == _NO_ROOM:
-            raise EdgeError(
+            raise CacheFullError(
                 f"The KV cache of {self.context_tokens} tokens is full.",
                 hint="Ask for a longer context with --ctx.",
             )
@@ -176,3 +182,48 @@ class Context:
     def first_position(self, sequence: int) -> int:
         """The first position that every layer still holds; -1 if the sequence is empty."""
         return int(self._llama.llama_memory_seq_pos_min(self._memory, sequence))
+
+    def copy(self, source: int, target: int, end_position: int) -> None:
+        """Let an empty sequence have what another one holds up to a position; both share its cells."""
+        self._llama.llama_memory_seq_cp(self._memory, source, target, 0, end_position)
+
+    def save_state(self, sequence: int, *, partial: bool = False) -> bytes:
+        """A sequence's keys and values as llama.cpp writes them; `partial`: only of layers that cannot be cut back,
+        as those with a sliding window or a recurrent state."""
+        flags = _PARTIAL_STATE if partial else 0
+        kinds = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint32)
+        size = native_function("llama_state_seq_get_size_ext", ctypes.c_size_t, *kinds)(self.pointer, sequence, flags)
+        state = np.empty(size, np.uint8)
+        write = native_function(
+            "llama_state_seq_get_data_ext",
+            ctypes.c_size_t,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            *kinds[1:],
+        )
+        written = write(self.pointer, state.ctypes.data, size, sequence, flags)
+        return state[:written].tobytes()
+
+    def restore_state(self, sequence: int, state: bytes | memoryview, *, partial: bool = False) -> bool:
+        """Put a saved state in the place of what a sequence holds. False, and an empty sequence, if it does not fit.
+
+        The state must come from `save_state` of a context of the same model, types and build.
+        """
+        content = np.frombuffer(state, np.uint8)
+        read = native_function(
+            "llama_state_seq_set_data_ext",
+            ctypes.c_size_t,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_int32,
+            ctypes.c_uint32,
+        )
+        if not partial:
+            self.remove(sequence, 0)
+        flags = _PARTIAL_STATE if partial else 0
+        if read(self.pointer, content.ctypes.data, content.nbytes, sequence, flags) == content.nbytes:
+            return True
+        self.remove(sequence, 0)
+        return False

@@ -70,6 +70,13 @@ class Model:
         return int(self._llama.llama_model_n_swa(self.pointer))
 
     @property
+    def is_recurrent(self) -> bool:
+        """Whether some layers keep a state instead of keys and values, which cannot be cut back to an earlier token."""
+        return bool(
+            self._llama.llama_model_is_recurrent(self.pointer) or self._llama.llama_model_is_hybrid(self.pointer)
+        )
+
+    @property
     def parameter_count(self) -> int:
         return int(self._llama.llama_model_n_params(self.pointer))
 

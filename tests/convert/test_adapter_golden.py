@@ -30,7 +30,12 @@ Floats = npt.NDArray[np.float32]
 def adapted_logits(model: Model, adapter: Adapter, tokens: npt.NDArray[np.int32], scale: float = 1.0) -> Floats:
     """Logits [tokens, vocabulary], as `all_logits` computes them, but with an adapter."""
     with Context(
-        model, context_tokens=CONTEXT_TOKENS, max_outputs=len(tokens), kv_type="F32", flash_attention="off"
+        model,
+        context_tokens=CONTEXT_TOKENS,
+        max_outputs=len(tokens),
+        key_type="F32",
+        value_type="F32",
+        flash_attention="off",
     ) as context:
         use_adapters(context, [(adapter, scale)])
         batch = Batch(len(tokens), 1)

@@ -27,7 +27,8 @@ def all_logits(model: Model, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.fl
         model,
         context_tokens=CONTEXT_TOKENS,
         max_outputs=CHUNK_TOKENS,
-        kv_type="F32",
+        key_type="F32",
+        value_type="F32",
         flash_attention="off",
     ) as context:
         return np.concatenate(
