@@ -84,6 +84,16 @@ class LocalEngine:
         return tuple(plain_tokens(text, self.vocab))
 
     @property
+    def steps(self) -> int:
+        """Decode steps finished so far."""
+        return self._loop.steps
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is a request that has not ended."""
+        return self._loop.is_busy
+
+    @property
     def model(self) -> Model:
         """What is loaded, for its metadata."""
         return self._model
