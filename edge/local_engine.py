@@ -16,6 +16,7 @@ from edge.checked import CheckedStream, submit_checked
 from edge.devices import physical_cores
 from edge.errors import EdgeError
 from edge.gguf_file import read_gguf
+from edge.known_tokens import with_known_tokens
 from edge.llama.adapter import Adapter, use_adapters
 from edge.llama.context import Context
 from edge.llama.model import Model
@@ -71,13 +72,19 @@ class LocalEngine:
         return PromptTemplate.of_model(self._model.chat_template, self.vocab)
 
     def chat_tokens(
-        self, messages: Sequence[Message], variables: Mapping[str, object] | None = None
+        self,
+        messages: Sequence[Message],
+        variables: Mapping[str, object] | None = None,
+        known_tokens: Sequence[int] = (),
     ) -> tuple[int, ...]:
         """The prompt of a conversation, up to where the answer begins. EdgeError if the template refuses it.
 
-        `variables` are further names that the template reads (`tools`, `enable_thinking`, ...).
+        `variables` are further names that the template reads (`tools`, `enable_thinking`, ...). Where the text begins
+        like that of `known_tokens`, an earlier prompt and its answer, it is written in just these tokens.
         """
-        return tuple(self.template.tokens(messages, self.vocab, variables=variables))
+        return with_known_tokens(
+            self.template.tokens(messages, self.vocab, variables=variables), known_tokens, self.vocab
+        )
 
     def text_tokens(self, text: str) -> tuple[int, ...]:
         """A text to be continued as it is, as the model reads the beginning of one."""

@@ -27,11 +27,15 @@ class TextEngine(Protocol):
         """Queue a request and give its stream at once. EdgeError if it can never be answered."""
 
     def chat_tokens(
-        self, messages: Sequence[Message], variables: Mapping[str, object] | None = None
+        self,
+        messages: Sequence[Message],
+        variables: Mapping[str, object] | None = None,
+        known_tokens: Sequence[int] = (),
     ) -> tuple[int, ...]:
         """The prompt of a conversation, up to where the answer begins. EdgeError if the template refuses it.
 
-        `variables` are further names that the template reads (`tools`, `enable_thinking`, ...).
+        `variables` are further names that the template reads (`tools`, `enable_thinking`, ...). Where the text begins
+        like that of `known_tokens`, an earlier prompt and its answer, it is written in just these tokens.
         """
 
     def text_tokens(self, text: str) -> tuple[int, ...]:

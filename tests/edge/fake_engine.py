@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from edge.errors import EdgeError
+from edge.known_tokens import with_known_tokens
 from edge.prompt import Message, PromptTemplate, plain_tokens
 from edge.request import Event, FinishEvent, FinishReason, Request, Timing, TokenEvent, Usage
 from edge.settings import SamplingSettings
@@ -42,9 +43,14 @@ class FakeEngine:
         pass
 
     def chat_tokens(
-        self, messages: Sequence[Message], variables: Mapping[str, object] | None = None
+        self,
+        messages: Sequence[Message],
+        variables: Mapping[str, object] | None = None,
+        known_tokens: Sequence[int] = (),
     ) -> tuple[int, ...]:
-        return tuple(self.template.tokens(messages, self.vocab, variables=variables))
+        return with_known_tokens(
+            self.template.tokens(messages, self.vocab, variables=variables), known_tokens, self.vocab
+        )
 
     def text_tokens(self, text: str) -> tuple[int, ...]:
         return tuple(plain_tokens(text, self.vocab))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 
 FIRST_CHARACTER_TOKEN = 1000
@@ -59,6 +60,13 @@ class ToyVocabulary:
             return chr(token - FIRST_CHARACTER_TOKEN)
         return next(text for text, known in self.special_tokens.items() if known == token)
 
+    @property
+    def size(self) -> int:
+        return FIRST_CHARACTER_TOKEN + sys.maxunicode + 1
+
+    def piece(self, token: int) -> bytes:
+        return b"" if self.is_control(token) else self.text(token).encode()
+
     def is_control(self, token: int) -> bool:
         return token < FIRST_CHARACTER_TOKEN
 
@@ -77,8 +85,18 @@ class ByteVocabulary:
         self._pieces = [bytes([byte]) for byte in range(256)] + [b"", b"", b"", *words]
         self._space_prefix = space_prefix
 
+    @property
+    def size(self) -> int:
+        return len(self._pieces)
+
     def pieces(self) -> list[bytes]:
         return list(self._pieces)
+
+    def piece(self, token: int) -> bytes:
+        return self._pieces[token]
+
+    def is_control(self, token: int) -> bool:
+        return token in self.special_tokens.values()
 
     def text(self, token: int) -> str:
         names = {known: text for text, known in self.special_tokens.items()}
