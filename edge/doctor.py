@@ -21,7 +21,7 @@ from urllib.request import url2pathname
 
 from convert.encode import encoder_name
 from edge.devices import SIMD_NAMES, Gpu, Machine, examine_machine
-from edge.llama import system
+from edge.llama import library, system
 from edge.llama.system import ComputeDevice
 from edge.quantities import size_text
 from edge.tables import TITLE_STYLE, cell, section
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 PACKAGES = ("edge-llm", "llama-cpp-python", "gguf", "numpy", "llguidance")
 LOW_RAM_BYTES = 2 * 10**9
 LOW_DISK_BYTES = 10 * 10**9
+
+_AMX = frozenset({"AMX_INT8"})
 
 # CMake option that compiles llama.cpp for a kind of card, and what the compilation needs
 _GPU_BUILDS = {
@@ -56,13 +58,15 @@ class Installation:
 
     versions: dict[str, str | None]
     simd: tuple[str, ...]
-    """Instruction sets that the library was compiled for."""
+    """Instruction sets that the library was compiled for, without those it is kept off."""
     features: tuple[str, ...]
     """What else it was compiled with, such as OPENMP."""
     supports_gpu_offload: bool
     devices: tuple[ComputeDevice, ...]
     encoder: str
     """What quantizes weights in conversions: the instruction set of edge's own module, or "ggml"."""
+    declined: tuple[str, ...] = ()
+    """Instruction sets that edge keeps the library off, because it was compiled wrongly for them."""
 
 
 @dataclass(frozen=True)
@@ -96,18 +100,21 @@ def examine(cache_folder: Path | None = None) -> Report:
 
 
 def examine_installation() -> Installation:
-    library = system.library_versions()
+    of_library = system.library_versions()
     versions: dict[str, str | None] = {"Python": platform.python_version()}
     versions |= {name: _version(name) for name in PACKAGES}
-    versions |= {"llama.cpp": f"{library.llama_cpp} ({library.commit})", "ggml": library.ggml}
+    versions |= {"llama.cpp": f"{of_library.llama_cpp} ({of_library.commit})", "ggml": of_library.ggml}
     features = system.system_info().get("CPU", {})
+    compiled = {name for name in features if name in SIMD_NAMES}
+    declined = compiled & _AMX if library.declines_amx() else set()
     return Installation(
         versions=versions,
-        simd=tuple(sorted(name for name in features if name in SIMD_NAMES)),
-        features=tuple(sorted(name for name in features if name not in SIMD_NAMES)),
+        simd=tuple(sorted(compiled - declined)),
+        features=tuple(sorted(features.keys() - compiled)),
         supports_gpu_offload=system.supports_gpu_offload(),
         devices=tuple(system.devices()),
         encoder=encoder_name(),
+        declined=tuple(sorted(declined)),
     )
 
 
@@ -191,13 +198,21 @@ def _build_kind(gpu: Gpu) -> str:
 
 
 def _instruction_findings(machine: Machine, installation: Installation) -> Iterator[Finding]:
-    unused = [name for name in machine.cpu.simd if name not in installation.simd]
-    if unused:
+    installed, offered = installation.versions.get("llama-cpp-python"), machine.cpu.simd
+    if declined := [name for name in offered if name in installation.declined]:
+        yield Finding(
+            "instructions",
+            f"edge keeps llama.cpp off {', '.join(declined)}: GCC before version 14, which compiled it, makes code for"
+            " them that crashes.",
+            "Compile it with GCC 14 or newer.",
+            reinstall_command("-DGGML_NATIVE=on", installed, compilers=("gcc-14", "g++-14")),
+        )
+    if unused := [name for name in offered if name not in (*installation.simd, *installation.declined)]:
         yield Finding(
             "instructions",
             f"The processor has {', '.join(unused)}, which llama.cpp is not compiled for.",
             "Compile it on this machine.",
-            reinstall_command("-DGGML_NATIVE=on", installation.versions.get("llama-cpp-python")),
+            reinstall_command("-DGGML_NATIVE=on", installed),
         )
 
 
@@ -232,13 +247,17 @@ def _memory_findings(machine: Machine) -> Iterator[Finding]:
         )
 
 
-def reinstall_command(option: str, installed: str | None) -> str:
-    """Compiles the installed version of llama-cpp-python again with a CMake option."""
+def reinstall_command(option: str, installed: str | None, compilers: tuple[str, str] | None = None) -> str:
+    """Compiles the installed version of llama-cpp-python again with a CMake option, and other compilers of C and C++.
+
+    Only Linux has a use for these.
+    """
     package = f"llama-cpp-python=={installed}" if installed else "llama-cpp-python"
     install = f"pip install --force-reinstall --no-deps --no-cache-dir {package}"
     if sys.platform == "win32":
         return f'$env:CMAKE_ARGS="{option}"; {install}'
-    return f'CMAKE_ARGS="{option}" {install}'
+    chosen = f"CC={compilers[0]} CXX={compilers[1]} " if compilers else ""
+    return f'{chosen}CMAKE_ARGS="{option}" {install}'
 
 
 def _installed_from() -> str:

@@ -30,13 +30,15 @@ def is_miscompiled(library: Path) -> bool:
     return any(version < _FIRST_SOUND_GCC for version in versions)
 
 
+def must_be_declined(libraries: Iterable[Path]) -> bool:
+    """Whether one of ggml's CPU libraries is miscompiled, on a system whose kernel may have AMX to give."""
+    return platform.system() == "Linux" and platform.machine() == "x86_64" and any(map(is_miscompiled, libraries))
+
+
 @contextlib.contextmanager
 def declined(libraries: Iterable[Path]) -> Iterator[None]:
-    """Inside the block, the kernel refuses AMX to this process if one of ggml's CPU libraries is miscompiled.
-
-    Does nothing where the kernel has no AMX to give.
-    """
-    if not (platform.system() == "Linux" and platform.machine() == "x86_64" and any(map(is_miscompiled, libraries))):
+    """Inside the block, the kernel refuses AMX to this process if one of ggml's CPU libraries is miscompiled."""
+    if not must_be_declined(libraries):
         yield
         return
     with _small_signal_stack(), _silent_stderr():  # the library prints that AMX is not ready

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,18 @@ def backend() -> Any:
     """The binding's module with llama.cpp initialized and its log captured."""
     log.capture()
     llama.llama_backend_init()
-    with amx.declined(_library_folder().glob("libggml-cpu*.so")):
+    with amx.declined(_cpu_libraries()):
         _name_extra_buffers()
     return llama
+
+
+def declines_amx() -> bool:
+    """Whether `backend` keeps llama.cpp off AMX, because its build would crash on it."""
+    return amx.must_be_declined(_cpu_libraries())
+
+
+def _cpu_libraries() -> Iterator[Path]:
+    return _library_folder().glob("libggml-cpu*.so")
 
 
 def _library_folder() -> Path:

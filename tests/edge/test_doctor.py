@@ -13,6 +13,7 @@ from rich.console import Console
 from edge import doctor
 from edge.devices import Cores, Cpu, Gpu, Machine, Ram
 from edge.doctor import Disk, Finding, Installation, Report, findings
+from edge.llama import library
 from edge.llama.system import ComputeDevice
 
 MACHINE = Machine(
@@ -72,6 +73,25 @@ def test_instructions_that_the_library_does_not_use_are_found() -> None:
         "Compile it on this machine.",
         f'CMAKE_ARGS="-DGGML_NATIVE=on" {INSTALL}',
     )
+
+
+def test_instructions_that_crash_as_compiled_are_not_used_and_found_with_the_compiler_that_helps() -> None:
+    machine = replace(MACHINE, cpu=Cpu("x", ("AMX_INT8", "AVX2", "FMA")))
+    installation = replace(INSTALLATION, declined=("AMX_INT8",))
+    assert only(machine, installation) == Finding(
+        "instructions",
+        "edge keeps llama.cpp off AMX_INT8: GCC before version 14, which compiled it, makes code for them that"
+        " crashes.",
+        "Compile it with GCC 14 or newer.",
+        f'CC=gcc-14 CXX=g++-14 CMAKE_ARGS="-DGGML_NATIVE=on" {INSTALL}',
+    )
+    lines = [" ".join(line.split()) for line in shown(report(machine=machine, installation=installation)).splitlines()]
+    assert "instructions used AVX2, FMA" in lines
+    assert "not used AMX_INT8" in lines
+
+
+def test_instructions_that_crash_are_no_finding_where_the_processor_has_none() -> None:
+    assert found(installation=replace(INSTALLATION, declined=("AMX_INT8",))) == []
 
 
 @pytest.mark.parametrize(
@@ -220,3 +240,5 @@ def test_this_machine_can_be_examined(tmp_path: Path) -> None:
     assert all(examined.installation.versions[name] for name in ("edge-llm", "llama-cpp-python", "llama.cpp"))
     assert doctor.examine().disk is None
     assert "threads used" in shown(examined)
+    assert not set(examined.installation.declined) & set(examined.installation.simd)
+    assert library.declines_amx() or not examined.installation.declined
