@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 from edge.errors import EdgeError
@@ -14,12 +13,14 @@ from edge.request import Completion, Delivery, Event, FailureEvent, FinishEvent,
 class Stream:
     """Events of one request, ending with a FinishEvent.
 
-    Leaving a loop over it early cancels the request, as does `cancel`. One consumer at a time.
+    Leaving a loop over it early cancels the request, as does `cancel`. One consumer at a time. `on_cancel` is called
+    once if the consumer cancels before it has seen the end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
         self._deliveries: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
-        self._cancelled = threading.Event()
+        self._is_cancelled = False
+        self._on_cancel = on_cancel
         self._on_delivery: Callable[[], None] | None = None
         self._is_finished = False
 
@@ -64,11 +65,13 @@ class Stream:
 
     def cancel(self) -> None:
         """Let the engine drop the request at its next step. No effect once it is finished."""
-        self._cancelled.set()
+        was_cancelled, self._is_cancelled = self._is_cancelled, True
+        if self._on_cancel and not was_cancelled and not self._is_finished:
+            self._on_cancel()
 
     @property
     def is_cancelled(self) -> bool:
-        return self._cancelled.is_set()
+        return self._is_cancelled
 
     def deliver(self, delivery: Delivery) -> None:
         """For the engine: hand an event over. Called from its thread."""
@@ -76,6 +79,21 @@ class Stream:
         notify = self._on_delivery
         if notify:
             notify()
+
+    def notify_by(self, notify: Callable[[], None]) -> None:
+        """For who passes events on instead of iterating: `notify` is called now and after each delivery.
+
+        It is called from the engine's thread, and should only say to another one that there is something to take.
+        """
+        self._on_delivery = notify
+        notify()
+
+    def take(self) -> list[Delivery]:
+        """What was delivered and not consumed yet, without waiting."""
+        taken: list[Delivery] = []
+        while not self._deliveries.empty():
+            taken.append(self._deliveries.get())
+        return taken
 
     def _accept(self, delivery: Delivery) -> Event:
         if isinstance(delivery, FailureEvent):

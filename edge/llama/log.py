@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 from edge.llama.binding import llama
 
+_WARNING = 3
 _ERROR = 4
 _CONTINUED = 5
 _KEPT_LINES = 200
 
 _lines: deque[tuple[int, str]] = deque(maxlen=_KEPT_LINES)
 _recorders: list[list[str]] = []
+_echo_descriptors: list[int] = []
 
 
 @llama.llama_log_callback  # type: ignore[untyped-decorator]
@@ -27,6 +30,8 @@ def _receive(level: int, text: bytes, user_data: Any) -> None:
     _lines.append((level, line))
     for recorder in _recorders:
         recorder.append(line)
+    for descriptor in _echo_descriptors if level >= _WARNING else ():
+        os.write(descriptor, text)  # at once: what comes next may be the end of the process
 
 
 def capture() -> None:
@@ -48,6 +53,11 @@ def first_error() -> str:
 def forget() -> None:
     """Drop what was logged so far, so that `first_error` speaks of what comes next."""
     _lines.clear()
+
+
+def echo_problems(descriptor: int) -> None:
+    """From now on, write warnings and errors to a file descriptor too, as they come."""
+    _echo_descriptors.append(descriptor)
 
 
 @contextlib.contextmanager

@@ -167,3 +167,30 @@ def test_event_loop_that_was_closed_does_not_disturb_the_engine() -> None:
     assert loop.run_until_complete(anext(events)) == EVENTS[0]
     loop.close()
     stream.deliver(EVENTS[1])  # as the engine's thread does
+
+
+# The engine's end
+
+
+def test_engine_hears_once_of_a_consumer_that_leaves_early_and_not_of_one_that_saw_the_end() -> None:
+    heard: list[str] = []
+    left = Stream(on_cancel=lambda: heard.append("left early"))
+    left.deliver(EVENTS[0])
+    for _ in left:
+        break
+    left.cancel()
+    read = Stream(on_cancel=lambda: heard.append("was read"))
+    for event in EVENTS:
+        read.deliver(event)
+    list(read)
+    assert heard == ["left early"]
+
+
+def test_who_passes_events_on_is_told_of_them_and_takes_all_there_are() -> None:
+    stream = stream_of(EVENTS[0])
+    taken: list[list[Event | FailureEvent]] = []
+    stream.notify_by(lambda: taken.append(stream.take()))
+    stream.deliver(EVENTS[1])
+    stream.deliver(EVENTS[2])
+    assert taken == [[EVENTS[0]], [EVENTS[1]], [EVENTS[2]]]
+    assert stream.take() == []
