@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from edge.checked import CheckedStream
+from edge.errors import EdgeError
 from edge.prompt import Message
 from edge.request import Completion, FinishEvent, Request, TokenEvent
 from edge.settings import SamplingSettings
@@ -15,18 +18,38 @@ _KEPT_SHARE = 2  # when history overflows, it is cut back to 1/2 of the context,
 _ANSWER_SHARE = 4  # 1/4 of the context is kept free for an answer of unstated length
 
 
+@dataclass(frozen=True)
+class Conversation:
+    """All that a chat remembers, as a value."""
+
+    messages: tuple[Message, ...] = ()
+    system: str | None = None
+    left_out: int = 0
+    """The oldest messages, as many as prompts have no room for any more."""
+    tokens: tuple[int, ...] = ()
+    """The last prompt with its answer, as the engine's cache holds them."""
+
+
 class Reply:
     """An answer as it is written: iterate over its text. `completion` is there once the iteration has ended.
 
     Leaving the loop early cancels the answer; what was written by then stays in the conversation.
     """
 
-    def __init__(self, chat: Chat, message: Message, stream: Stream | CheckedStream, dropped_messages: int) -> None:
+    def __init__(
+        self,
+        chat: Chat,
+        message: Message,
+        prompt_tokens: tuple[int, ...],
+        stream: Stream | CheckedStream,
+        dropped_messages: int,
+    ) -> None:
         self.dropped_messages = dropped_messages
         """Messages that the context had no room for any more, newly left out of this prompt."""
         self.completion: Completion | None = None
         self._chat = chat
         self._message = message
+        self._prompt_tokens = prompt_tokens
         self._stream = stream
         self._pieces: list[str] = []
         self._tokens: list[int] = []
@@ -52,6 +75,7 @@ class Reply:
         if not self._is_recorded and (self._tokens or is_whole):
             self._is_recorded = True
             self._chat.messages += [self._message, Message("assistant", "".join(self._pieces))]
+            self._chat.tokens = (*self._prompt_tokens, *self._tokens)
 
     def cancel(self) -> None:
         """End the answer where it is; the iteration then ends with what there is."""
@@ -69,7 +93,7 @@ class Chat:
     """Turns with a model. Each turn's prompt begins with the last one's, whose KV cache the engine reuses.
 
     When the history outgrows the context, the oldest turns are left out of the prompt, never out of `messages`, and
-    the reply says how many.
+    the reply says how many; with `overflow="error"` the question is refused instead.
     """
 
     def __init__(
@@ -80,14 +104,18 @@ class Chat:
         sampling: SamplingSettings | None = None,
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
+        overflow: Literal["drop", "error"] = "drop",
     ) -> None:
         self.messages: list[Message] = []
         self.system = system
+        self.tokens: tuple[int, ...] = ()
+        """The last prompt with its answer. As far as the next prompt is the same text, it has the same tokens."""
         self.context_tokens = engine.context_tokens
         self._engine = engine
         self._sampling = sampling or engine.default_sampling
         self._max_tokens = max_tokens
         self._stop = tuple(stop)
+        self._overflow = overflow
         self._left_out = 0
 
     def send(self, text: str) -> Reply:
@@ -99,12 +127,28 @@ class Chat:
         )
         dropped = left_out - self._left_out
         self._left_out = left_out  # not before: a question that is refused leaves the conversation as it was
-        return Reply(self, message, stream, dropped)
+        return Reply(self, message, tokens, stream, dropped)
 
     def clear(self) -> None:
         """Forget every turn; the system text stays."""
         self.messages.clear()
+        self.tokens = ()
         self._left_out = 0
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        return self._sampling
+
+    def conversation(self) -> Conversation:
+        """What there is to go on from later."""
+        return Conversation(tuple(self.messages), self.system, self._left_out, self.tokens)
+
+    def resume(self, conversation: Conversation) -> None:
+        """Go on from an earlier conversation in the place of this one."""
+        self.messages = list(conversation.messages)
+        self.system = conversation.system
+        self.tokens = conversation.tokens
+        self._left_out = conversation.left_out
 
     def _prompt(self, message: Message) -> tuple[tuple[int, ...], int]:
         """Tokens of the conversation with one more message, and how many old messages are left out of them."""
@@ -112,11 +156,23 @@ class Chat:
         answer = min(self._max_tokens or context // _ANSWER_SHARE, context // _KEPT_SHARE)
         left_out = self._left_out
         tokens = self._tokens(message, left_out)
-        if len(tokens) + answer > context:
+        if self._overflow == "error":
+            self._check_fits(len(tokens))
+        elif len(tokens) + answer > context:
             while left_out < len(self.messages) and len(tokens) > context // _KEPT_SHARE:
                 left_out = self._next_turn(left_out)
                 tokens = self._tokens(message, left_out)
         return tokens, left_out
+
+    def _check_fits(self, prompt_tokens: int) -> None:
+        """EdgeError if the whole conversation does not fit, together with an answer of the stated length."""
+        answer_tokens = self._max_tokens or 1
+        if prompt_tokens + answer_tokens > self.context_tokens:
+            raise EdgeError(
+                f"The conversation has {prompt_tokens} tokens, and its answer may have {answer_tokens}:"
+                f" more than the {self.context_tokens} of the context.",
+                hint='Begin a new one, ask for a longer context with --ctx, or leave out old turns: overflow "drop".',
+            )
 
     def _next_turn(self, start: int) -> int:
         """Where the turn after the one at `start` begins."""
@@ -125,4 +181,4 @@ class Chat:
 
     def _tokens(self, message: Message, left_out: int) -> tuple[int, ...]:
         system = [] if self.system is None else [Message("system", self.system)]
-        return self._engine.chat_tokens([*system, *self.messages[left_out:], message])
+        return self._engine.chat_tokens([*system, *self.messages[left_out:], message], known_tokens=self.tokens)

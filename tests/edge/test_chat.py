@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from edge.chat import Chat, Reply
+from edge.chat import Chat, Conversation, Reply
 from edge.engine import Engine
 from edge.errors import EdgeError
 from edge.prompt import Message
+from edge.request import Request
 from edge.settings import ModelSettings, SamplingSettings
 from tests.edge.fake_engine import FakeEngine
 
@@ -202,6 +203,62 @@ def test_refused_question_leaves_the_conversation_as_it_was() -> None:
     assert engine.prompt() == prompt_of(*before, Message("user", "Next"))
 
 
+def test_conversation_that_outgrows_the_context_is_refused_where_nothing_may_be_left_out() -> None:
+    # the prompt takes 236 tokens
+    engine = FakeEngine(context_tokens=255)
+    chat = Chat(engine, max_tokens=20, overflow="error")
+    chat.resume(long_chat(engine).conversation())
+    with pytest.raises(EdgeError) as caught:
+        chat.send("Next")
+    assert caught.value.message == (
+        "The conversation has 236 tokens, and its answer may have 20: more than the 255 of the context."
+    )
+    assert "--ctx" in caught.value.hint and "drop" in caught.value.hint
+    assert len(chat.messages) == 6 and not engine.requests
+    chat.context_tokens = 256
+    assert ask(chat, "Next").dropped_messages == 0
+
+
+def test_answer_of_unstated_length_may_have_what_is_left_where_nothing_may_be_left_out() -> None:
+    for context_tokens, fits in ((236, False), (237, True)):
+        engine = FakeEngine(context_tokens=context_tokens)
+        chat = Chat(engine, overflow="error")
+        chat.resume(long_chat(engine).conversation())
+        if fits:
+            assert ask(chat, "Next").dropped_messages == 0
+        else:
+            with pytest.raises(EdgeError, match="has 236 tokens, and its answer may have 1: more than the 236 of"):
+                chat.send("Next")
+
+
+# Going on
+
+
+def test_conversation_goes_on_in_another_chat_as_it_would_in_this_one() -> None:
+    first, second = FakeEngine(context_tokens=255), FakeEngine(context_tokens=255)
+    chat = long_chat(first)
+    chat.system = "Be brief."
+    ask(chat, "Next")
+    other = Chat(second, max_tokens=20)
+    other.resume(chat.conversation())
+    assert ask(chat, "And?").dropped_messages == ask(other, "And?").dropped_messages == 0
+    assert second.prompt() == first.prompt()
+    assert other.conversation() == chat.conversation()
+
+
+def test_tokens_are_those_of_the_last_prompt_and_its_answer() -> None:
+    engine = FakeEngine(["It is Paris.", "one two three"])
+    chat = Chat(engine)
+    ask(chat, "Capital?")
+    assert chat.tokens == (*engine.requests[0].prompt_tokens, 1, 2, 3)
+    for _ in chat.send("Count"):
+        break
+    gc.collect()
+    assert chat.tokens == (*engine.requests[1].prompt_tokens, 1)
+    chat.clear()
+    assert chat.tokens == ()
+
+
 # With a real model
 
 
@@ -218,6 +275,17 @@ def test_second_turn_computes_only_what_is_new(engine: Engine) -> None:
     second = chat.send("Now backwards.").result()
     # all but the last token of the answer, which was chosen and never computed
     assert second.usage.cached_tokens == first.usage.prompt_tokens + first.usage.completion_tokens - 1
+
+
+@pytest.mark.model
+def test_answer_in_odd_tokens_is_not_computed_again(engine: Engine) -> None:
+    letters = [token for letter in "The capital" for token in engine.vocab.tokenize(letter)]
+    prompt = engine.chat_tokens([Message("user", "Name a capital.")])
+    computed = (*prompt, *letters)
+    engine.submit(Request(computed, sampling=GREEDY, max_tokens=1)).result()
+    chat = Chat(engine, sampling=GREEDY, max_tokens=4)
+    chat.resume(Conversation(tuple(turn("Name a capital.", "The capital")), tokens=computed))
+    assert chat.send("Which?").result().usage.cached_tokens == len(computed)
 
 
 @pytest.mark.model
