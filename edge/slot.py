@@ -47,7 +47,9 @@ class Job:
         self._started = time.perf_counter()
         self.cached_tokens = cached_tokens
         self.pending = list(self.request.prompt_tokens[cached_tokens:])
-        self._sampler = Sampler(self.request.sampling, vocab.size)
+        self._sampler = Sampler(
+            self.request.sampling, vocab, prompt_tokens=self.request.prompt_tokens, context_tokens=self.reserved_tokens
+        )
         self._matcher = matcher
         self._first = self._last = self._started
         return self._append(self._forced(), vocab)

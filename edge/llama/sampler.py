@@ -1,99 +1,145 @@
-"""Chooses a token from logits: llama.cpp's sampler chain, set up from `SamplingSettings`."""
+"""Chooses a token from logits: llama.cpp's sampler chain, shown only the tokens that it may take.
+
+The choice is the one that the chain makes over the whole vocabulary with the same seed. Only a token of exactly the
+same logit may come instead, since the chain's sort leaves open which of two equals is first. A temperature of 0 takes
+the lowest id among equals.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import secrets
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from edge.candidates import Logits, TokenIds
+from edge.errors import EdgeError
 from edge.llama.library import backend
+from edge.llama.penalized import PenalizedTokens
+from edge.llama.preselection import Mask, Preselection
+from edge.llama.sampler_chain import SamplerVocabulary, build_chain
 from edge.settings import SamplingSettings
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
+_FIRST_CAPACITY = 256
 
 
 class Sampler:
-    """Sampling state of one stream.
+    """Sampling state of one stream: draws and penalties depend on nothing but its settings and its text.
 
     `choose` and `accept` are apart, so that a constraint can refuse a choice before it counts: logits are only read by
-    `choose`, and penalties only see what was accepted.
+    `choose`, and penalties only see what was accepted. Each `choose` draws anew.
+
+    What truncates by the whole distribution has to be shown all of it: mirostat, top_n_sigma, and without top_k also
+    typical_p, top_p or no truncation. Over 262,144 tokens that takes milliseconds, where top_k, min_p alone or a
+    temperature of 0 take a small part of one. With mirostat, DRY counts among the penalties.
     """
 
-    def __init__(self, settings: SamplingSettings, vocabulary_size: int) -> None:
+    def __init__(
+        self,
+        settings: SamplingSettings,
+        vocab: SamplerVocabulary,
+        *,
+        prompt_tokens: Sequence[int] = (),
+        context_tokens: int,
+    ) -> None:
+        """EdgeError for a bias that no vocabulary or number bears."""
         self._llama = backend()
         self.seed = settings.seed if settings.seed is not None else secrets.randbits(32)
-        self._is_plain_argmax = settings.temperature == 0 and not _has_adjustments(settings)
-        self._identifiers = np.arange(vocabulary_size, dtype=np.int32)
-        self._candidates = np.empty(vocabulary_size, _CANDIDATE)
+        self._biased, self._biases = _biases(settings, vocab.size)
+        self._penalized = PenalizedTokens(settings, prompt_tokens)
+        self._preselection = Preselection(settings)
+        changes_logits = len(self._biased) > 0 or self._penalized.can_be_any
+        self._own_logits = np.empty(vocab.size, np.float32) if changes_logits else None
+        self._is_greedy = settings.temperature == 0 and not self._penalized.can_be_any
         self._array = self._llama.llama_token_data_array()
-        self._chain = self._build_chain(settings, vocabulary_size)
+        self._reserve(_FIRST_CAPACITY)
+        self._chain = build_chain(
+            settings, vocab, seed=self.seed, prompt_tokens=prompt_tokens, context_tokens=context_tokens
+        )
 
     def close(self) -> None:
         if self._chain:
             self._llama.llama_sampler_free(self._chain)
             self._chain = None
 
-    def choose(self, logits: npt.NDArray[np.float32]) -> int:
-        """A token for logits [vocabulary]."""
-        if self._is_plain_argmax:
-            return int(logits.argmax())
-        self._candidates["id"] = self._identifiers
-        self._candidates["logit"] = logits
-        array = self._array
-        array.data = ctypes.cast(self._candidates.ctypes.data, type(array.data))
-        array.size = len(self._candidates)
-        array.selected = -1
-        array.sorted = False
-        self._llama.llama_sampler_apply(self._chain, ctypes.byref(array))
-        return int(array.data[array.selected].id)
-
     def accept(self, token: int) -> None:
         """Let penalties know that a token became part of the text."""
-        if not self._is_plain_argmax:
+        if self._penalized.can_be_any:
+            self._penalized.accept(token)
             self._llama.llama_sampler_accept(self._chain, token)
 
-    def _build_chain(self, settings: SamplingSettings, vocabulary_size: int) -> Any:
-        """Stages in llama.cpp's own order: bias, penalties, top-k, top-p, min-p, temperature, draw."""
-        llama = self._llama
-        params = llama.llama_sampler_chain_default_params()
-        params.no_perf = True
-        chain = llama.llama_sampler_chain_init(params)
-        stages = []
-        if settings.logit_bias:
-            entries = [llama.llama_logit_bias(token, bias) for token, bias in settings.logit_bias]
-            biases = (llama.llama_logit_bias * len(entries))(*entries)
-            stages.append(llama.llama_sampler_init_logit_bias(vocabulary_size, len(biases), biases))
-        if _has_penalties(settings):
-            stages.append(
-                llama.llama_sampler_init_penalties(
-                    vocabulary_size,
-                    settings.repeat_last_tokens,
-                    settings.repeat_penalty,
-                    settings.frequency_penalty,
-                    settings.presence_penalty,
-                )
+    def choose(self, logits: Logits, allowed: Mask | None = None) -> int:
+        """A token for logits [vocabulary]; with `allowed` [vocabulary], as if there were no others.
+
+        EdgeError if the biases rule out all of them.
+        """
+        row = self._with_biases(logits)
+        if self._is_greedy and allowed is None:
+            token = int(row.argmax())
+            self._check(row[token])
+            return token
+        tokens = self._preselection.tokens(row, allowed, self._penalized.tokens())
+        return self._draw(tokens, row)
+
+    def choose_from_all(self, logits: Logits, allowed: Mask | None = None) -> int:
+        """What `choose` gives, by showing the chain every token: what llama.cpp would spend on it."""
+        row = self._with_biases(logits)
+        return self._draw(np.arange(len(row)) if allowed is None else np.flatnonzero(allowed), row)
+
+    def _with_biases(self, logits: Logits) -> Logits:
+        """The logits themselves if nothing will change them, and else a copy with the biases added."""
+        if self._own_logits is None:
+            return logits
+        np.copyto(self._own_logits, logits)
+        self._own_logits[self._biased] += self._biases
+        return self._own_logits
+
+    def _draw(self, tokens: TokenIds, row: Logits) -> int:
+        """Let the chain choose among some tokens."""
+        assert len(tokens), "no token is allowed"
+        if len(tokens) > len(self._candidates):
+            self._reserve(len(tokens))
+        candidates, array = self._candidates[: len(tokens)], self._array
+        candidates["id"] = tokens
+        candidates["logit"] = row[tokens]
+        array.data, array.size = self._first_candidate, len(tokens)  # a stage may have moved the start
+        array.selected, array.sorted = -1, False
+        self._llama.llama_sampler_apply(self._chain, ctypes.byref(array))
+        chosen = array.data[array.selected]
+        self._check(chosen.logit)
+        return int(chosen.id)
+
+    def _reserve(self, capacity: int) -> None:
+        self._candidates = np.empty(capacity, _CANDIDATE)
+        self._first_candidate = ctypes.cast(self._candidates.ctypes.data, type(self._array.data))
+
+    def _check(self, chosen_logit: float) -> None:
+        """EdgeError if even the token that was chosen is ruled out."""
+        if chosen_logit > -math.inf or math.isnan(chosen_logit):
+            return
+        assert len(self._biased), "every token has a logit of -inf"
+        raise EdgeError(
+            "logit_bias rules out every token that may follow here.",
+            hint="Give fewer tokens a bias of -inf, or none that the constraint demands.",
+        )
+
+
+def _biases(settings: SamplingSettings, vocabulary_size: int) -> tuple[TokenIds, Logits]:
+    """Token ids, each once, and what is added to their logits."""
+    sums: dict[int, float] = {}
+    for token, bias in settings.logit_bias:
+        if not 0 <= token < vocabulary_size:
+            raise EdgeError(
+                f"logit_bias names token {token}, and the vocabulary has {vocabulary_size} tokens.",
+                hint=f"Token ids are 0 to {vocabulary_size - 1}.",
             )
-        if settings.temperature == 0:
-            stages.append(llama.llama_sampler_init_greedy())
-        else:
-            stages += [
-                llama.llama_sampler_init_top_k(settings.top_k),
-                llama.llama_sampler_init_top_p(settings.top_p, 1),
-                llama.llama_sampler_init_min_p(settings.min_p, 1),
-                llama.llama_sampler_init_temp(settings.temperature),
-                llama.llama_sampler_init_dist(self.seed & 0xFFFFFFFF),
-            ]
-        for stage in stages:
-            llama.llama_sampler_chain_add(chain, stage)
-        return chain
-
-
-def _has_penalties(settings: SamplingSettings) -> bool:
-    return (settings.repeat_penalty, settings.frequency_penalty, settings.presence_penalty) != (1.0, 0.0, 0.0)
-
-
-def _has_adjustments(settings: SamplingSettings) -> bool:
-    return bool(settings.logit_bias) or _has_penalties(settings)
+        if math.isnan(bias) or bias == math.inf:
+            raise EdgeError(
+                f"logit_bias gives token {token} a bias of {bias}.",
+                hint="A bias must be a finite number, or -inf to rule a token out.",
+            )
+        sums[token] = sums.get(token, 0.0) + bias
+    return np.fromiter(sums, np.intp, len(sums)), np.fromiter(sums.values(), np.float32, len(sums))

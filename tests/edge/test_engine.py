@@ -340,7 +340,7 @@ def test_greedy_tokens_are_those_of_a_plain_loop(real: Engine, demo_gguf: Path) 
     expected = []
     with Model(demo_gguf) as model, Context(model, context_tokens=256) as context:
         prompt = model.vocab.tokenize(NUMBERS)
-        batch, sampler, pending = Batch(256, 1), Sampler(GREEDY, model.vocab.size), prompt
+        batch, sampler, pending = Batch(256, 1), Sampler(GREEDY, model.vocab, context_tokens=256), prompt
         for _ in range(12):
             batch.clear()
             position = len(prompt) + len(expected) - len(pending)

@@ -1,0 +1,47 @@
+"""Finds the highest of a great many logits, without sorting or copying them.
+
+Knows nothing of sampling: logits go in, token ids come out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Logits = npt.NDArray[np.float32]
+TokenIds = npt.NDArray[np.intp]
+
+_GROUP_TOKENS = 64
+"""Tokens that share one maximum, at most."""
+_GROUPS_PER_TOKEN = 4
+"""Groups for each token that is asked for, at least: with fewer, most groups would have to be looked into."""
+
+
+def likely_tokens(logits: Logits, count: int) -> TokenIds:
+    """Ids, ascending, of the `count` highest of `logits` [vocabulary], all of their equals, and maybe a few more.
+
+    If fewer than `count` logits are above -inf, as many of the others are among them as it takes to make up the number.
+    """
+    group_tokens = min(_GROUP_TOKENS, len(logits) // (_GROUPS_PER_TOKEN * max(count, 1)))
+    if group_tokens < 2:
+        return np.arange(len(logits))
+    groups = len(logits) // group_tokens
+    # Tokens of a group lie `groups` apart: maxima of whole rows take a fifteenth of the time of maxima within rows
+    grid = logits[: groups * group_tokens].reshape(group_tokens, groups)
+    maxima = grid.max(axis=0)
+    # `count` groups have a token that is at least as high, so the `count` highest tokens all are
+    bar = np.partition(maxima, groups - count)[groups - count]
+    if bar == -np.inf:
+        return np.union1d(np.flatnonzero(logits > -np.inf), np.arange(count))
+    columns = np.flatnonzero(maxima >= bar)
+    rows, places = np.nonzero(grid.take(columns, axis=1) >= bar)
+    rest = groups * group_tokens + np.flatnonzero(logits[groups * group_tokens :] >= bar)
+    found: TokenIds = np.concatenate([rows * groups + columns[places], rest])
+    return found
+
+
+def top_tokens(logits: Logits, count: int) -> TokenIds:
+    """Ids of the `count` highest of `logits` [vocabulary], best first; among equal ones the lowest id is first."""
+    tokens = likely_tokens(logits, count)
+    best_first: TokenIds = tokens[np.argsort(-logits[tokens], kind="stable")[:count]]
+    return best_first
