@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from edge.errors import EdgeError
 from edge.known_tokens import with_known_tokens
+from edge.prefix_file import open_prefix, write_prefix
+from edge.prefix_identity import PrefixIdentity
 from edge.prompt import Message, PromptTemplate, plain_tokens
 from edge.request import Event, FinishEvent, FinishReason, Request, Timing, TokenEvent, Usage
 from edge.settings import SamplingSettings
@@ -25,6 +28,7 @@ class FakeEngine:
 
     Prompts are ChatML with one token for each character. An EdgeError among the answers refuses the request. Without
     any answers left it says "ok". Requests may limit their tokens. `before_token` is called with each word on its way.
+    Prefix files are real ones with a made-up state; `loaded_tokens` are those of the last one that was loaded.
     """
 
     def __init__(self, answers: Iterable[Answer] = (), *, context_tokens: int = 4096) -> None:
@@ -34,6 +38,8 @@ class FakeEngine:
         self.context_tokens = context_tokens
         self.requests: list[Request] = []
         self.before_token: Callable[[str], None] = lambda word: None
+        self.identity = PrefixIdentity(model="fake 0", adapters="", cache="keys F16", library="1 (a)")
+        self.loaded_tokens: tuple[int, ...] = ()
         self._answers = deque(answers)
 
     def __enter__(self) -> FakeEngine:
@@ -61,6 +67,16 @@ class FakeEngine:
             raise answer
         self.requests.append(request)
         return FakeStream(re.findall(r"\S+\s*|\s+", answer), request, self.before_token)
+
+    def save_prefix(self, tokens: Sequence[int], path: Path) -> int:
+        write_prefix(path, self.identity, tokens, b"state")
+        return len(tokens)
+
+    def load_prefix(self, path: Path) -> int:
+        prefix = open_prefix(path)
+        prefix.check_identity(self.identity)
+        self.loaded_tokens = prefix.tokens
+        return len(prefix.tokens)
 
     def prompt(self, number: int = -1) -> str:
         """The text of a request's prompt, control tokens written out."""
