@@ -13,6 +13,7 @@ from edge.settings import SamplingSettings
 Mask = npt.NDArray[np.bool_]
 
 _FEW_SHARE = 1 / 16
+_HANDFUL_TOKENS = 512  # the chain is done with so many before they are narrowed down
 _ROUNDING = 1e-3  # of the chain's own bound in float32; what is shown it beyond that bound does no harm
 
 
@@ -47,7 +48,7 @@ class Preselection:
         found = self._permitted(logits, allowed) if np.count_nonzero(allowed) > _FEW_SHARE * len(allowed) else None
         if found is None:
             tokens = np.flatnonzero(allowed)
-            found = tokens[self._highest(logits[tokens])]
+            found = tokens if len(tokens) <= _HANDFUL_TOKENS else tokens[self._highest(logits[tokens])]
         return found
 
     def _permitted(self, logits: Logits, allowed: Mask) -> TokenIds | None:

@@ -104,7 +104,7 @@ class Sampler:
             self._reserve(len(tokens))
         candidates, array = self._candidates[: len(tokens)], self._array
         candidates["id"] = tokens
-        candidates["logit"] = row[tokens]
+        candidates["logit"] = row if len(tokens) == len(row) else row[tokens]
         array.data, array.size = self._first_candidate, len(tokens)  # a stage may have moved the start
         array.selected, array.sorted = -1, False
         self._llama.llama_sampler_apply(self._chain, ctypes.byref(array))
