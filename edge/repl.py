@@ -49,24 +49,25 @@ class Source(Protocol):
         """The next message, which may have several lines; None when there will be no more."""
 
 
-def converse(chat: Chat) -> None:
+def converse(chat: Chat, after_answer: Callable[[], None] = lambda: None) -> None:
     """Talk in the terminal until its user leaves, or answer the lines of a pipe until it ends.
 
     From a pipe, the first EdgeError ends it.
     """
     is_typed = sys.stdin.isatty()
     if is_typed and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
-        Session(chat, EditedLines(prompt_session(_history()))).run()
+        Session(chat, EditedLines(prompt_session(_history())), after_answer).run()
     else:
-        Session(chat, PlainLines(sys.stdin.buffer, is_interactive=is_typed)).run()
+        Session(chat, PlainLines(sys.stdin.buffer, is_interactive=is_typed), after_answer).run()
 
 
 class Session:
     """One conversation with one source of messages."""
 
-    def __init__(self, chat: Chat, source: Source) -> None:
+    def __init__(self, chat: Chat, source: Source, after_answer: Callable[[], None] = lambda: None) -> None:
         self._chat = chat
         self._source = source
+        self._after_answer = after_answer
 
     def run(self) -> None:
         if self._source.is_interactive:
@@ -144,6 +145,7 @@ class Session:
             print(flush=True)
         if self._source.is_interactive and reply.completion:
             _quiet_note(summary(reply.completion, self._chat.context_tokens))
+        self._after_answer()
 
 
 def summary(completion: Completion, context_tokens: int) -> str:
@@ -256,7 +258,7 @@ def _key_bindings() -> KeyBindings:
 
 
 def state_directory() -> Path:
-    """Where the history is kept: the folder named by EDGE_STATE, or the system's place for such things."""
+    """Where history and sessions are kept: the folder named by EDGE_STATE, or the system's place for such things."""
     if folder := os.environ.get("EDGE_STATE"):
         return Path(folder).expanduser().absolute()
     from platformdirs import user_state_path
