@@ -56,6 +56,11 @@ class PromptLookup:
         """For each token of the last draft, how likely it is right if all before it are."""
         return self._chances
 
+    @property
+    def is_behind(self) -> bool:
+        """Never: the whole text is indexed at once."""
+        return False
+
     def extend(self, tokens: Sequence[int]) -> None:
         """Take in what became part of the text."""
         for token in tokens:

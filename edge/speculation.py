@@ -38,6 +38,11 @@ class Drafter(Protocol):
         """For each token of the last draft, how likely it is right if all before it are."""
         ...
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether it has to be asked some more before there are any drafts."""
+        ...
+
     def extend(self, tokens: Sequence[int]) -> None:
         """Take in what became part of the text."""
         ...
@@ -85,6 +90,8 @@ class Speculation:
             return []
         self._base_tokens = running_tokens
         tokens = self._ask(limit, step_seconds)
+        if self._drafter.is_behind:
+            return []
         count = self._best_count(step_seconds) or self._tried_count()
         if not count:
             self._account(-self._spent_seconds / step_seconds)

@@ -38,6 +38,7 @@ class Oracle:
         self._generator = random.Random(4)
         self.chances: list[float] = []
         self.asked = 0
+        self.is_behind = False
 
     def extend(self, tokens: Sequence[int]) -> None:
         self._position += len(tokens)
@@ -209,6 +210,20 @@ def test_draft_model_is_tried_again_once_it_has_become_right() -> None:
     before = clock.seconds
     generate(text, 1000, memory_bound, drafter, clock=clock, times=times)
     assert clock.seconds - before <= 0.5 * 5000 * memory_bound(1)
+
+
+def test_draft_model_that_takes_in_a_long_prompt_is_not_given_up() -> None:
+    text, clock = random_text(2000, 8), Clock()
+    drafter = Oracle(text, 0, clock, right=1.0, token_seconds=0.001)
+    times = StepTimes()
+    times.record(1, memory_bound(1))
+    speculation = Speculation(drafter, times, clock=clock)
+    drafter.is_behind = True
+    for position in range(100):
+        assert speculation.draft(8, 1) == []
+        speculation.extend(text[position : position + 1])
+    drafter.is_behind = False
+    assert speculation.draft(8, 1) == text[100 : 100 + len(drafter.chances)][:8]
 
 
 def test_other_streams_make_drafts_shorter_where_tokens_are_not_free() -> None:
