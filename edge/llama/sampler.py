@@ -74,14 +74,18 @@ class Sampler:
     def choose(self, logits: Logits, allowed: Mask | None = None) -> int:
         """A token for logits [vocabulary]; with `allowed` [vocabulary], as if there were no others.
 
-        EdgeError if the biases rule out all of them.
+        EdgeError if biases and penalties rule out all of them, and if the logits are not numbers.
         """
         row = self._with_biases(logits)
         if self._is_greedy and allowed is None:
             token = int(row.argmax())
-            self._check(row[token])
+            _check_numbers(row[token])
+            self._check_chosen(row[token])
             return token
         tokens = self._preselection.tokens(row, allowed, self._penalized.tokens())
+        if not len(tokens):  # what is not a number is not among the likely tokens
+            assert allowed is None or allowed.any(), "no token is allowed"
+            _check_numbers(row.max())
         return self._draw(tokens, row)
 
     def choose_from_all(self, logits: Logits, allowed: Mask | None = None) -> int:
@@ -99,31 +103,40 @@ class Sampler:
 
     def _draw(self, tokens: TokenIds, row: Logits) -> int:
         """Let the chain choose among some tokens."""
-        assert len(tokens), "no token is allowed"
+        values = row if len(tokens) == len(row) else row[tokens]
+        _check_numbers(values.max())
         if len(tokens) > len(self._candidates):
             self._reserve(len(tokens))
         candidates, array = self._candidates[: len(tokens)], self._array
         candidates["id"] = tokens
-        candidates["logit"] = row if len(tokens) == len(row) else row[tokens]
+        candidates["logit"] = values
         array.data, array.size = self._first_candidate, len(tokens)  # a stage may have moved the start
         array.selected, array.sorted = -1, False
         self._llama.llama_sampler_apply(self._chain, ctypes.byref(array))
         chosen = array.data[array.selected]
-        self._check(chosen.logit)
+        self._check_chosen(chosen.logit)
         return int(chosen.id)
 
     def _reserve(self, capacity: int) -> None:
         self._candidates = np.empty(capacity, _CANDIDATE)
         self._first_candidate = ctypes.cast(self._candidates.ctypes.data, type(self._array.data))
 
-    def _check(self, chosen_logit: float) -> None:
+    def _check_chosen(self, logit: float) -> None:
         """EdgeError if even the token that was chosen is ruled out."""
-        if chosen_logit > -math.inf or math.isnan(chosen_logit):
+        if logit > -math.inf:
             return
-        assert len(self._biased), "every token has a logit of -inf"
+        assert self._own_logits is not None, "every token has a logit of -inf"
         raise EdgeError(
-            "logit_bias rules out every token that may follow here.",
-            hint="Give fewer tokens a bias of -inf, or none that the constraint demands.",
+            "Biases and penalties rule out every token that may follow here.",
+            hint="Give fewer tokens a logit_bias of -inf, or lower the penalties.",
+        )
+
+
+def _check_numbers(highest_logit: float) -> None:
+    if not highest_logit < math.inf:
+        raise EdgeError(
+            f"The model computed {highest_logit} as a logit.",
+            hint="Its file may be damaged: check it with edge verify.",
         )
 
 

@@ -17,6 +17,7 @@ from edge.llama.library import backend
 from edge.settings import SamplingSettings
 
 _MIN_KEEP = 1
+_LOWEST_TEMPERATURE = 1e-6  # what is divided by less may leave the range of float32, and any token would be drawn
 _DRY_STAGES_KEPT = 4
 _SEED_MODULUS = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED, by which llama.cpp would draw a seed of its own
 
@@ -93,10 +94,11 @@ def _fed(stage: Any, tokens: Sequence[int]) -> Any:
 def _drawing_stages(settings: SamplingSettings, vocabulary_size: int, seed: int) -> Iterator[Any]:
     """What narrows the choice and makes it. A stage whose setting switches it off is made as one that does nothing."""
     llama = backend()
+    temperature = max(settings.temperature, _LOWEST_TEMPERATURE)
     if settings.temperature == 0:
         yield llama.llama_sampler_init_greedy()
     elif settings.mirostat_tau > 0:
-        yield llama.llama_sampler_init_temp(settings.temperature)
+        yield llama.llama_sampler_init_temp(temperature)
         yield llama.llama_sampler_init_mirostat_v2(seed, settings.mirostat_tau, settings.mirostat_eta)
     else:
         yield llama.llama_sampler_init_top_n_sigma(settings.top_n_sigma)
@@ -105,9 +107,7 @@ def _drawing_stages(settings: SamplingSettings, vocabulary_size: int, seed: int)
         yield llama.llama_sampler_init_top_p(settings.top_p, _MIN_KEEP)
         yield llama.llama_sampler_init_min_p(settings.min_p, _MIN_KEEP)
         yield llama.llama_sampler_init_xtc(settings.xtc_probability, settings.xtc_threshold, _MIN_KEEP, seed)
-        yield llama.llama_sampler_init_temp_ext(
-            settings.temperature, settings.dynatemp_range, settings.dynatemp_exponent
-        )
+        yield llama.llama_sampler_init_temp_ext(temperature, settings.dynatemp_range, settings.dynatemp_exponent)
         yield llama.llama_sampler_init_dist(seed)
 
 

@@ -189,14 +189,43 @@ def test_biases_that_are_no_number_are_refused(bias: str) -> None:
     assert refused.value.hint == "A bias must be a finite number, or -inf to rule a token out."
 
 
-@pytest.mark.parametrize("settings", [GREEDY, {}, {"top_k": 0}, {"temperature": 0.0, "presence_penalty": 1.0}], ids=str)
+@pytest.mark.parametrize("settings", [GREEDY, {}, {"top_k": 0}, {**GREEDY, "presence_penalty": 1.0}], ids=str)
 def test_biases_that_leave_no_token_are_an_error(settings: dict[str, float]) -> None:
     allowed = np.arange(VOCABULARY_SIZE) == 3
     with sampler(**settings, logit_bias=((3, float("-inf")),)) as forbidding:
-        with pytest.raises(EdgeError, match="logit_bias rules out every token that may follow here") as refused:
+        with pytest.raises(EdgeError, match="Biases and penalties rule out every token that may follow") as refused:
             forbidding.choose(logits(), allowed)
-        assert refused.value.hint == "Give fewer tokens a bias of -inf, or none that the constraint demands."
+        assert refused.value.hint == "Give fewer tokens a logit_bias of -inf, or lower the penalties."
         assert forbidding.choose(logits(t5=9.0)) == 5
+
+
+def test_penalties_that_leave_no_token_are_an_error() -> None:
+    allowed = np.arange(VOCABULARY_SIZE) == 3
+    with sampler(**GREEDY, frequency_penalty=2e38) as forbidding:
+        for _ in range(4):
+            forbidding.accept(3)
+        with pytest.raises(EdgeError, match="Biases and penalties rule out every token"):
+            forbidding.choose(logits(), allowed)
+
+
+@pytest.mark.parametrize("size", [8, 5000])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize(
+    "settings", [GREEDY, {}, {"top_k": 0, "top_p": 1.0}, {"mirostat_tau": 5.0}, {"repeat_penalty": 2.0}], ids=str
+)
+def test_logits_that_are_no_numbers_are_an_error(settings: dict[str, float], value: str, size: int) -> None:
+    row = np.full(size, float(value), np.float32)
+    values = SamplingSettings(**settings)  # type: ignore[arg-type]
+    with closing(Sampler(values, Vocabulary(size), context_tokens=64)) as choosing:
+        for allowed in (None, np.arange(size) > 3):
+            with pytest.raises(EdgeError, match=f"The model computed {value} as a logit") as refused:
+                choosing.choose(row, allowed)
+        assert refused.value.hint == "Its file may be damaged: check it with edge verify."
+
+
+@pytest.mark.parametrize("settings", [{}, {"mirostat_tau": 5.0}], ids=str)
+def test_lowest_of_temperatures_takes_the_likeliest_token(settings: dict[str, float]) -> None:
+    assert set(draws(50, logits(t2=40.0, t5=41.0), temperature=1e-38, **settings)) == {5}
 
 
 @pytest.mark.parametrize("settings", [GREEDY, {}, {"mirostat_tau": 3.0}], ids=str)
