@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -16,15 +16,20 @@ from edge.checked import CheckedStream, submit_checked
 from edge.devices import physical_cores
 from edge.errors import EdgeError
 from edge.gguf_file import read_gguf
+from edge.job import Drafting, Job
 from edge.known_tokens import with_known_tokens
 from edge.llama.adapter import Adapter, use_adapters
 from edge.llama.context import Context
 from edge.llama.model import Model
 from edge.llama.vocab import Vocab
-from edge.loop import Loop
+from edge.loop import MAX_GUESSES, Loop
 from edge.prompt import Message, PromptTemplate, plain_tokens
-from edge.request import Request
-from edge.settings import ModelSettings, SamplingSettings
+from edge.prompt_lookup import PromptLookup
+from edge.request import AdapterChoice, Request
+from edge.settings import AdapterSettings, ModelSettings, SamplingSettings
+from edge.slot import AdapterSet, Slot
+from edge.speculation import Speculation
+from edge.step_times import StepTimes
 from edge.stream import Stream
 
 DEFAULT_CONTEXT_TOKENS = 8192
@@ -41,20 +46,29 @@ class LocalEngine:
         file = read_gguf(path)  # native code only sees files that are sound
         path = file.path  # of a split model, the first part
         check_is_model(file)
+        named = adapters_by_name(settings.adapters)
         for wanted in settings.adapters:
             check_adapter(read_gguf(wanted.path), file)
         with ExitStack() as opened:
             self._model = opened.enter_context(Model(path, gpu_layers=settings.gpu_layers))
-            adapters = [
-                (opened.enter_context(Adapter(self._model, wanted.path)), wanted.scale) for wanted in settings.adapters
-            ]
+            self._adapters = {
+                name: opened.enter_context(Adapter(self._model, wanted.path)) for name, wanted in named.items()
+            }
             self._context = opened.enter_context(_make_context(self._model, settings))
-            use_adapters(self._context, adapters)
             self._opened = opened.pop_all()
         self.path = path
         self.vocab: Vocab = self._model.vocab
-        self.context_tokens = self._context.context_tokens
-        self._loop = Loop(self._model, self._context, settings.parallel)
+        self.context_tokens = min(self._context.context_tokens, self._model.trained_context_tokens)
+        """Tokens that one request may hold, prompt and completion; all together share the whole context."""
+        self._default_adapters = adapter_set([AdapterChoice(name, wanted.scale) for name, wanted in named.items()])
+        self._loop = Loop(
+            self._model,
+            self._context,
+            settings,
+            request_tokens=self.context_tokens,
+            use_adapters=self._use_adapters,
+            drafting_for=_drafting(settings),
+        )
         self._thread = threading.Thread(target=self._loop.run, name="edge-engine", daemon=True)
         self._thread.start()
 
@@ -143,7 +157,29 @@ class LocalEngine:
             )
         if request.max_tokens is not None and request.max_tokens < 1:
             raise EdgeError(f"max_tokens is {request.max_tokens}.", hint="Ask for at least 1 token.")
-        return submit_checked(request, self._loop.submit)
+        if request.deadline_seconds is not None and request.deadline_seconds <= 0:
+            raise EdgeError(
+                f"deadline_seconds is {request.deadline_seconds}.", hint="Give the seconds that the request may take."
+            )
+        return submit_checked(replace(request, adapters=self._adapters_of(request)), self._loop.submit)
+
+    def submit_choices(self, request: Request, count: int) -> list[Stream | CheckedStream]:
+        """Streams of several completions of one prompt, which is computed once. Each has a seed of its own."""
+        if count < 1:
+            raise EdgeError(f"{count} completions were asked for.", hint="Ask for at least 1.")
+        return [self.submit(each) for each in choices_of(request, count)]
+
+    def _adapters_of(self, request: Request) -> AdapterSet:
+        if request.adapters is None:
+            return self._default_adapters
+        for choice in request.adapters:
+            if choice.name not in self._adapters:
+                known = ", ".join(sorted(self._adapters)) or "none"
+                raise EdgeError(f"No adapter {choice.name!r} is loaded.", hint=f"Loaded adapters: {known}.")
+        return adapter_set(request.adapters)
+
+    def _use_adapters(self, adapters: AdapterSet) -> None:
+        use_adapters(self._context, [(self._adapters[choice.name], choice.scale) for choice in adapters])
 
     def close(self) -> None:
         """End running requests as cancelled and free the model. Safe to call twice."""
@@ -153,18 +189,63 @@ class LocalEngine:
         self._opened.close()
 
 
+def adapters_by_name(adapters: Sequence[AdapterSettings]) -> dict[str, AdapterSettings]:
+    """Adapters by the name under which requests choose them, the stem of the file. EdgeError if two files share one.
+
+    The scales of a file that is given twice add up.
+    """
+    named: dict[str, AdapterSettings] = {}
+    for adapter in adapters:
+        other = named.setdefault(adapter.path.stem, replace(adapter, scale=0.0))
+        if other.path != adapter.path:
+            raise EdgeError(
+                f"{other.path} and {adapter.path} are both called {adapter.path.stem!r}.",
+                hint="Rename one of the files: requests choose adapters by these names.",
+            )
+        named[adapter.path.stem] = replace(other, scale=other.scale + adapter.scale)
+    return named
+
+
+def adapter_set(choices: Sequence[AdapterChoice]) -> AdapterSet:
+    """Adapters in an order of their own, so that equal sets are equal; those that add nothing are left out."""
+    return tuple(sorted((each for each in choices if each.scale), key=lambda each: (each.name, each.scale)))
+
+
+def _drafting(settings: ModelSettings) -> Callable[[Job, Slot, StepTimes], Drafting | None]:
+    """What guesses at the answer of a request."""
+
+    def drafting_for(job: Job, slot: Slot, step_times: StepTimes) -> Drafting | None:
+        return Speculation(PromptLookup(job.prompt), step_times) if settings.speculation == "prompt" else None
+
+    return drafting_for
+
+
+def choices_of(request: Request, count: int) -> list[Request]:
+    """A request as often as it is to be answered, with seeds counted up."""
+    sampling = request.sampling
+    if sampling.seed is None:
+        return [request] * count
+    return [replace(request, sampling=replace(sampling, seed=sampling.seed + index)) for index in range(count)]
+
+
 def _make_context(model: Model, settings: ModelSettings) -> Context:
     trained = model.trained_context_tokens
     wanted = settings.context_tokens or min(trained, DEFAULT_CONTEXT_TOKENS)
-    if wanted > trained:
+    if wanted > trained * settings.parallel:
+        each = f"{trained} for each of {settings.parallel} sequences" if settings.parallel > 1 else str(trained)
         raise EdgeError(
             f"A context of {wanted} tokens was asked for; the model was trained on {trained}.",
-            hint=f"Ask for at most {trained} with --ctx.",
+            hint=f"Ask for at most {each} with --ctx.",
         )
+    guesses = MAX_GUESSES if settings.speculation != "off" or settings.draft_model else 0
     return Context(
         model,
         context_tokens=wanted,
         sequences=settings.parallel,
         threads=settings.threads or physical_cores(),
         batch_tokens=settings.prefill_tokens,
+        max_outputs=settings.parallel + guesses,
+        key_type=settings.key_type,
+        value_type=settings.value_type,
+        flash_attention=settings.flash_attention,
     )

@@ -1,8 +1,8 @@
 """The one loop that everything runs on: requests in, events out.
 
-A thread owns the context. Each step is one decode over all running requests: the next token of those that are
-answering, and a chunk of the prompt of those that are not there yet. Sequences keep their KV cache when a request ends,
-and the next prompt that begins the same way continues from it.
+A thread owns the context. Each step is one decode over all running requests: the next tokens of those that are
+answering, and chunks of the prompts of those that are not there yet, so small that the answers hardly slow down.
+Requests with different adapters take turns.
 """
 
 from __future__ import annotations
@@ -11,221 +11,413 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from edge.constraint import ConstraintCompiler, Matcher
-from edge.errors import EdgeError
-from edge.llama.context import Batch, Context
+from edge.errors import EdgeError, EngineBusyError
+from edge.job import Drafting, Job
+from edge.llama.context import Batch, CacheFullError, Context
 from edge.llama.model import Model
-from edge.request import FinishReason, Request
-from edge.slot import Job, Slot
+from edge.prefix_cache import PrefixCache
+from edge.request import Delivery, FinishReason, Request
+from edge.settings import ModelSettings
+from edge.slot import AdapterSet, Slot, common_prefix
+from edge.step_times import StepTimes
 from edge.stream import Stream
+from edge.waiting import WaitingRequests
+
+MAX_GUESSES = 16
+"""Guessed tokens in a step, of all requests together; for each, logits are computed."""
+_SHORT_TOKENS = 8  # so many tokens of one request are fed in a step whatever else there is
+_PREFILL_SLOWDOWN = 2.0  # a step with prompts in it may take so many times as long as one without
+
+_CLOSED = EdgeError("The engine is closed.", hint="Open the model again.")
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _Fed:
+    """What of a request is in the batch: its next tokens, the last of them at `index`, and guesses at what follows,
+    from `guesses_index` on."""
+
+    slot: Slot
+    tokens: list[int]
+    index: int
+    guesses: list[int] = field(default_factory=list)
+    guesses_index: int = 0
+
+
+class _Call(Generic[Result]):
+    """A function that the loop's thread is asked to run."""
+
+    def __init__(self, function: Callable[[], Result]) -> None:
+        self._function = function
+        self._outcome: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        try:
+            self._outcome.put((self._function(), None))
+        except Exception as error:
+            self._outcome.put((None, error))
+
+    def refuse(self, error: EdgeError) -> None:
+        self._outcome.put((None, error))
+
+    def result(self) -> Result:
+        result, error = self._outcome.get()
+        if error:
+            raise error
+        return result  # type: ignore[return-value]  # there is no error, so there is a result
 
 
 class Loop:
-    """The scheduler. Everything but `submit` and `stop` runs in the engine's thread."""
+    """The scheduler. Everything but `submit`, `call` and `stop` runs in the engine's thread.
 
-    def __init__(self, model: Model, context: Context, parallel: int) -> None:
+    `request_tokens` is how much one request may hold; `use_adapters` lets the context compute with a set of adapters;
+    `drafting_for` gives what guesses at the answer of a request that is about to start in a slot, if anything does.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        context: Context,
+        settings: ModelSettings,
+        *,
+        request_tokens: int,
+        use_adapters: Callable[[AdapterSet], None],
+        drafting_for: Callable[[Job, Slot, StepTimes], Drafting | None],
+    ) -> None:
         self._context = context
         self._vocab = model.vocab
-        self._sliding_window = model.sliding_window
-        self._slots = [Slot(sequence) for sequence in range(parallel)]
-        self._batch = Batch(context.batch_tokens, parallel)
+        self._settings = settings
+        self._request_tokens = request_tokens
+        self._use_adapters = use_adapters
+        self._drafting_for = drafting_for
+        self._adapters_in_use: AdapterSet = ()
+        self.prefixes = PrefixCache(
+            context,
+            settings.parallel,
+            sliding_window=model.sliding_window,
+            is_recurrent=model.is_recurrent,
+            checkpoint_bytes=settings.checkpoint_bytes,
+        )
+        self._batch = Batch(context.batch_tokens, settings.parallel)
+        self._step_times = StepTimes()
+        self._waiting = WaitingRequests()
+        self._outbox: list[tuple[Stream, Delivery]] = []
+        self._arrivals: queue.SimpleQueue[Job | _Call[object] | None] = queue.SimpleQueue()
         self._compiler: ConstraintCompiler | None = None
-        self._waiting: list[Job] = []
-        self._arrivals: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._compiler_lock = threading.Lock()
         self._lock = threading.Lock()
+        self._in_flight = 0
+        self._free_guesses = 0
         self._is_stopped = False
         self.steps = 0
         """Decode steps finished so far: whoever watches from outside sees by it that the loop gets on."""
 
+    # From any thread
+
     @property
     def is_busy(self) -> bool:
         """Whether there is a request that has not ended."""
-        return bool(self._waiting) or any(slot.job for slot in self._slots)
+        return bool(self._waiting) or bool(self.prefixes.busy)
 
     def submit(self, request: Request) -> Stream:
-        job = Job(request, Stream(), self._limit_tokens(request), time.perf_counter())
+        """Queue a request. EdgeError if its constraint cannot be enforced, EngineBusyError if too many are waiting."""
+        job = Job(
+            request,
+            vocab=self._vocab,
+            adapters=request.adapters or (),
+            limit_tokens=self._limit_tokens(request),
+            context_tokens=self._context.context_tokens,
+            matcher=self._matcher(request),
+            outbox=self._outbox,
+        )
         with self._lock:
-            if self._is_stopped:
-                raise EdgeError("The engine is closed.", hint="Open the model again.")
+            self._check_open()
+            waiting = self._in_flight - self._settings.parallel
+            if waiting >= self._settings.queue_limit:
+                raise EngineBusyError(
+                    f"{max(waiting, 0)} requests are waiting already, and no more than that may.",
+                    hint="Try again when some are answered, or let more wait with queue_limit.",
+                )
+            self._in_flight += 1
             self._arrivals.put(job)
         return job.stream
+
+    def call(self, function: Callable[[], Result]) -> Result:
+        """Run a function in the loop's thread, between two steps, and give its result."""
+        call = _Call(function)
+        with self._lock:
+            self._check_open()
+            self._arrivals.put(call)  # type: ignore[arg-type]  # whatever it gives, only `call` sees it
+        return call.result()
 
     def stop(self) -> None:
         with self._lock:
             self._is_stopped = True
             self._arrivals.put(None)
 
+    def _check_open(self) -> None:
+        if self._is_stopped:
+            raise _CLOSED
+
+    def _limit_tokens(self, request: Request) -> int:
+        """Completion tokens a request may have; without a wish of its own, to the end of its share of the context."""
+        prompt_tokens = len(request.prompt_tokens)
+        free = self._request_tokens - prompt_tokens
+        share = min(self._context.context_tokens // self._settings.parallel, self._request_tokens) - prompt_tokens
+        return min(request.max_tokens or (share if share > 0 else free), free)
+
+    def _matcher(self, request: Request) -> Matcher | None:
+        """Compiled in the thread of whoever asks, so that nobody else waits for it."""
+        if request.constraint is None:
+            return None
+        with self._compiler_lock:
+            if self._compiler is None:
+                self._compiler = ConstraintCompiler(self._vocab)
+        return self._compiler.compile(request.constraint)
+
+    # In the loop's own
+
     def run(self) -> None:
+        error: EdgeError | None = None
         try:
             while not self._is_stopped:
                 self._receive()
                 if not self._is_stopped:
                     self._step()
-        except BaseException as error:
-            self._fail_all(error)
+        except BaseException as failure:
+            error = _told(failure)
         finally:
-            self._end_all()
-
-    def _limit_tokens(self, request: Request) -> int:
-        """Completion tokens a request may have; without a wish of its own, to the end of its share of the context."""
-        prompt_tokens = len(request.prompt_tokens)
-        free = self._context.context_tokens - prompt_tokens
-        share = self._context.context_tokens // len(self._slots) - prompt_tokens
-        return min(request.max_tokens or (share if share > 0 else free), free)
+            self._shut_down(error)
 
     def _receive(self) -> None:
         """Take arrivals in; wait for one if there is nothing else to do."""
-        is_idle = not self.is_busy
-        while is_idle or not self._arrivals.empty():
-            job = self._arrivals.get()
-            if job is None:
+        if not self.is_busy:
+            self._deliver()
+        while not self.is_busy or not self._arrivals.empty():
+            arrival = self._arrivals.get()
+            if arrival is None:
                 return
-            self._waiting.append(job)
-            is_idle = False
+            if isinstance(arrival, Job):
+                self._waiting.add(arrival)
+            else:
+                arrival.run()
+
+    def _deliver(self) -> None:
+        """Hand over what has happened since the last time."""
+        for stream, delivery in self._outbox:
+            stream.deliver(delivery)
+        self._outbox.clear()
 
     def _step(self) -> None:
-        self._drop_cancelled()
+        self._drop_ended()
         self._admit()
         fed = self._fill_batch()
+        self._deliver()  # just before the decode, which leaves the interpreter to those who are woken
         if not fed:
             return
-        self._context.decode(self._batch)
+        started = time.perf_counter()
+        fed = self._decode(fed)
+        self._step_times.record(self._batch.count, time.perf_counter() - started)
         self.steps += 1
-        for slot, tokens, index in fed:
-            slot.held_tokens += tokens
-            assert slot.job is not None
-            del slot.job.pending[: len(tokens)]
-            if not slot.job.pending:
-                self._advance(slot, partial(self._choose_next, slot.job, index))
+        for each in fed:
+            self._note(each)
+        for each in fed:
+            if each.slot.job and not each.slot.job.pending:
+                self._answer(each)
 
-    def _choose_next(self, job: Job, index: int) -> FinishReason | None:
-        return job.take(job.choose(self._context.logits(index)), self._vocab)
-
-    def _advance(self, slot: Slot, action: Callable[[], FinishReason | None]) -> None:
-        """Take a job a step further. An error of its own, as from its constraint, ends only that request."""
-        try:
-            reason = action()
-        except EdgeError as error:
-            self._release(slot).fail(error)
-            return
-        if reason:
-            self._release(slot).finish(reason)
-
-    def _drop_cancelled(self) -> None:
-        for job in [job for job in self._waiting if job.stream.is_cancelled]:
-            self._waiting.remove(job)
-            job.finish("cancelled")
-        for slot in self._slots:
-            if slot.job and slot.job.stream.is_cancelled:
-                self._release(slot).finish("cancelled")
+    def _drop_ended(self) -> None:
+        """End what was cancelled or has run out of time."""
+        now = time.perf_counter()
+        for job in [*self._waiting, *(slot.job for slot in self.prefixes.busy if slot.job)]:
+            if job.stream.is_cancelled:
+                self._finish(job, "cancelled")
+            elif now > job.deadline:
+                self._finish(job, "deadline")
 
     def _admit(self) -> None:
-        """Start waiting requests in order, as long as there is a sequence and KV room for the next one."""
-        while self._waiting:
-            job = self._waiting[0]
-            idle = [slot for slot in self._slots if slot.job is None]
-            reserved = sum(slot.job.reserved_tokens for slot in self._slots if slot.job)
-            if not idle or reserved + job.reserved_tokens > self._context.context_tokens:
-                return
-            self._waiting.pop(0)
-            try:
-                matcher = self._matcher(job.request)
-            except EdgeError as error:
-                job.fail(error)
+        """Start waiting requests by turn, as long as there is a sequence and KV room for the next one.
+
+        One whose prompt begins like another that is being computed waits until it can share that.
+        """
+        if not self._waiting or not self.prefixes.idle:
+            return
+        for job in self._waiting.by_turn():
+            if self.prefixes.is_about_to_hold(job):
                 continue
-            prompt = job.request.prompt_tokens
-            slot = max(idle, key=lambda slot: (slot.common_prefix(prompt), -slot.last_used))
-            self._make_room(job, slot)
-            slot.job = job
-            self._advance(slot, partial(job.start, self._keep_prefix(slot, prompt), matcher, self._vocab))
-
-    def _matcher(self, request: Request) -> Matcher | None:
-        if request.constraint is None:
-            return None
-        if self._compiler is None:
-            self._compiler = ConstraintCompiler(self._vocab)
-        return self._compiler.compile(request.constraint)
-
-    def _make_room(self, job: Job, chosen: Slot) -> None:
-        """Forget idle sequences, the longest unused first, until the job's reserved cells are free."""
-        idle = sorted((s for s in self._slots if s.job is None and s is not chosen), key=lambda slot: slot.last_used)
-        running = sum(slot.job.reserved_tokens for slot in self._slots if slot.job)
-        room = self._context.context_tokens - running - job.reserved_tokens
-        for slot in idle:
-            if sum(len(other.held_tokens) for other in idle) <= room:
+            placed = self.prefixes.place(job)
+            if placed is None:
                 return
-            self._forget(slot, 0)
+            self._waiting.start(job)
+            self._start(job, *placed)
 
-    def _keep_prefix(self, slot: Slot, prompt: tuple[int, ...]) -> int:
-        """Cut a sequence back to what it shares with a prompt; gives how many tokens that is.
+    def _start(self, job: Job, slot: Slot, kept: int) -> None:
+        """Begin a request whose first `kept` tokens are there. What its constraint forces may be all of its answer."""
+        if not self.prefixes.is_recurrent:  # wrong guesses have to be cut off
+            job.drafting = self._drafting_for(job, slot, self._step_times)
+        try:
+            reason = job.start(kept)
+        except EdgeError as error:
+            self._fail(job, error)
+            return
+        if reason:
+            self._finish(job, reason)
 
-        The last prompt token is always computed, for its logits. A sliding-window cache may have dropped what the
-        first new token has to see; then nothing is kept.
-        """
-        kept = min(slot.common_prefix(prompt), len(prompt) - 1)
-        if self._sliding_window:
-            needed_position = max(0, kept - self._sliding_window)
-            if self._context.first_position(slot.sequence) > needed_position:
-                kept = 0
-        return kept if self._forget(slot, kept) else 0
-
-    def _forget(self, slot: Slot, kept: int) -> bool:
-        """Remove a sequence's tokens from `kept` on. False if only removing all of them was possible."""
-        is_possible = self._context.remove(slot.sequence, kept)
-        if not is_possible:
-            self._context.remove(slot.sequence, 0)
-        slot.held_tokens = slot.held_tokens[:kept] if is_possible else []
-        return is_possible
-
-    def _fill_batch(self) -> list[tuple[Slot, list[int], int]]:
-        """Put the running requests' next tokens into the batch, short ones first, so that no prompt delays answers.
-
-        Gives each slot with the tokens it feeds and the batch index of the last one.
-        """
+    def _fill_batch(self) -> list[_Fed]:
+        """Put the running requests' next tokens into the batch: answers whole, prompts where they do not disturb."""
         self._batch.clear()
-        fed = []
-        running = [(slot, slot.job) for slot in self._slots if slot.job]
-        for slot, job in sorted(running, key=lambda pair: len(pair[1].pending)):
-            tokens = job.pending[: self._batch.capacity - self._batch.count]
-            if tokens:
-                index = self._batch.add(
-                    tokens,
-                    sequence=slot.sequence,
-                    position=len(slot.held_tokens),
-                    last_logits=len(tokens) == len(job.pending),
-                )
-                fed.append((slot, tokens, index))
-        return fed
+        running = self._next_group()
+        answering = [(slot, job) for slot, job in running if len(job.pending) <= _SHORT_TOKENS]
+        prefilling = [(slot, job) for slot, job in running if len(job.pending) > _SHORT_TOKENS]
+        fed = [each for slot, job in answering if (each := self._feed(slot, job, self._batch.room))]
+        room = self._batch.room
+        if prefilling and fed:
+            room = self._step_times.largest_within(self._batch.count, _PREFILL_SLOWDOWN, room)
+        prefilling.sort(key=lambda pair: len(pair[1].pending))  # what the short ones leave goes to the long ones
+        for index, (slot, job) in enumerate(prefilling):
+            each = self._feed(slot, job, room // (len(prefilling) - index))
+            if each:
+                fed.append(each)
+                room -= len(each.tokens)
+        if prefilling:
+            return fed
+        self._free_guesses = MAX_GUESSES
+        return [self._with_guesses(each) for each in fed]
 
-    def _release(self, slot: Slot) -> Job:
-        job = slot.job
+    def _next_group(self) -> list[tuple[Slot, Job]]:
+        """Running requests with one set of adapters; those with other sets have their turn in the next steps."""
+        running = [(slot, slot.job) for slot in self.prefixes.busy if slot.job]
+        sets = list(dict.fromkeys(slot.adapters for slot, _ in running))
+        if not sets:
+            return []
+        last = sets.index(self._adapters_in_use) if self._adapters_in_use in sets else -1
+        chosen = sets[(last + 1) % len(sets)]
+        if chosen != self._adapters_in_use:
+            self._use_adapters(chosen)
+            self._adapters_in_use = chosen
+        return [(slot, job) for slot, job in running if slot.adapters == chosen]
+
+    def _feed(self, slot: Slot, job: Job, room: int) -> _Fed | None:
+        """Put a request's next tokens into the batch, up to where a checkpoint has to be made."""
+        held = len(slot.held_tokens)
+        to_checkpoint = min((position - held for position in job.checkpoint_positions if position > held), default=room)
+        tokens = job.pending[: min(room, to_checkpoint)]
+        if not tokens:
+            return None
+        is_whole = len(tokens) == len(job.pending)
+        index = self._batch.add(tokens, sequence=slot.sequence, position=held, last_logits=is_whole)
+        return _Fed(slot, tokens, index)
+
+    def _with_guesses(self, fed: _Fed) -> _Fed:
+        """With guesses at what follows, where the request has some and there is room for them."""
+        job = fed.slot.job
+        if job is None or job.drafting is None or len(fed.tokens) < len(job.pending):
+            return fed
+        limit = min(self._batch.room, self._free_guesses, job.remaining_tokens - 1)
+        guesses = job.drafting.draft(limit, self._batch.count) if limit > 0 else []
+        self._free_guesses -= len(guesses)
+        if not guesses:
+            return fed
+        position = len(fed.slot.held_tokens) + len(fed.tokens)
+        first = self._batch.add_all_wanted(guesses, sequence=fed.slot.sequence, position=position)
+        return replace(fed, guesses=guesses, guesses_index=first)
+
+    def _decode(self, fed: list[_Fed]) -> list[_Fed]:
+        """Compute the batch; gives what of it was. Without room, idle sequences go first, then the newest request."""
+        while True:
+            try:
+                self._context.decode(self._batch)
+                return fed
+            except CacheFullError as error:
+                if self.prefixes.forget_idle():
+                    continue
+                newest = max((each.slot.job for each in fed if each.slot.job), key=lambda job: job.submitted)
+                self._fail(newest, error)
+                return []
+
+    def _note(self, fed: _Fed) -> None:
+        """What was fed is held."""
+        assert fed.slot.job is not None
+        del fed.slot.job.pending[: len(fed.tokens)]
+        self.prefixes.computed(fed.slot, fed.tokens)
+
+    def _answer(self, fed: _Fed) -> None:
+        """Choose a request's next token; and behind each guess that it turns out to be, the one after."""
+        job = fed.slot.job
         assert job is not None
-        slot.job = None
-        slot.last_used = time.perf_counter()
-        return job
+        right = 0
+        outcome: FinishReason | EdgeError | None = None
+        while outcome is None and not job.pending:
+            index = fed.guesses_index + right - 1 if right else fed.index
+            outcome = _outcome_of(job, self._context.logits(index))
+            matching = common_prefix(job.pending, fed.guesses[right:])
+            self.prefixes.computed(fed.slot, job.pending[:matching])
+            del job.pending[:matching]
+            right += matching
+        if fed.guesses:
+            job.learn(len(fed.guesses), right)
+            if right < len(fed.guesses):
+                self.prefixes.drop_behind(fed.slot)
+        if isinstance(outcome, EdgeError):
+            self._fail(job, outcome)
+        elif outcome:
+            self._finish(job, outcome)
 
-    def _fail_all(self, error: BaseException) -> None:
-        """Tell every consumer why the loop ended, so that none waits for ever."""
+    # The end of a request
+
+    def _finish(self, job: Job, reason: FinishReason) -> None:
+        self._take_out(job)
+        job.finish(reason)
+
+    def _fail(self, job: Job, error: EdgeError) -> None:
+        self._take_out(job)
+        job.fail(error)
+
+    def _take_out(self, job: Job) -> None:
+        """Take a request out of the loop, wherever it is."""
+        for slot in self.prefixes.busy:
+            if slot.job is job:
+                self.prefixes.release(slot)
+        self._waiting.end(job)
+        with self._lock:
+            self._in_flight -= 1
+
+    def _shut_down(self, error: EdgeError | None) -> None:
+        """End everything: as failed if there was an error, else as cancelled. Nobody is left waiting."""
         with self._lock:
             self._is_stopped = True
-        if not isinstance(error, EdgeError):
-            message = f"The engine failed: {type(error).__name__}: {error}"
-            error = EdgeError(message, hint="Open the model again; report it if it happens twice.")
-        for job in self._unfinished():
-            job.fail(error)
-
-    def _end_all(self) -> None:
-        for job in self._unfinished():
-            job.finish("cancelled")
-
-    def _unfinished(self) -> list[Job]:
-        """Take every job that was not finished out of the loop."""
-        jobs = [self._release(slot) for slot in self._slots if slot.job] + self._waiting
-        self._waiting = []
         while not self._arrivals.empty():
-            job = self._arrivals.get()
-            if job is not None:
-                jobs.append(job)
-        return jobs
+            arrival = self._arrivals.get()
+            if isinstance(arrival, Job):
+                self._waiting.add(arrival)
+            elif arrival is not None:
+                arrival.refuse(error or _CLOSED)
+        for job in [*self._waiting, *(slot.job for slot in self.prefixes.busy if slot.job)]:
+            if error:
+                self._fail(job, error)
+            else:
+                self._finish(job, "cancelled")
+        self._deliver()
+
+
+def _outcome_of(job: Job, logits: npt.NDArray[np.float32]) -> FinishReason | EdgeError | None:
+    """Choose and take a token; gives why the request ends by it, an error of its own included."""
+    try:
+        return job.take(job.choose(logits))
+    except EdgeError as error:
+        return error
+
+
+def _told(failure: BaseException) -> EdgeError:
+    """Why the loop ended, for everyone who waits."""
+    if isinstance(failure, EdgeError):
+        return failure
+    message = f"The engine failed: {type(failure).__name__}: {failure}"
+    return EdgeError(message, hint="Open the model again; report it if it happens twice.")

@@ -1,125 +1,24 @@
-"""One sequence of the context: the tokens its KV cache holds, and the request that is using it."""
+"""One sequence of the context: the tokens its cache holds, and the states it can go back to."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
+from edge.job import Job
+from edge.request import AdapterChoice
 
-from edge.constraint import Matcher
-from edge.errors import EdgeError
-from edge.llama.sampler import Sampler
-from edge.llama.vocab import Vocab
-from edge.request import FailureEvent, FinishEvent, FinishReason, Request, Timing, TokenEvent, Usage
-from edge.stream import Stream
-from edge.text import TextStream
+AdapterSet = tuple[AdapterChoice, ...]
 
 
-class Job:
-    """A request being worked on. `pending` are tokens that the next decode steps have to feed: prompt, then answer."""
+@dataclass(eq=False)
+class Checkpoint:
+    """What of a sequence's cache cannot be cut back, as it was behind its first `position` tokens."""
 
-    def __init__(self, request: Request, stream: Stream, limit_tokens: int, submitted_seconds: float) -> None:
-        self.request = request
-        self.stream = stream
-        self.limit_tokens = limit_tokens
-        """Completion tokens at most: what the request or the context allows."""
-        self.pending: list[int] = []
-        self.cached_tokens = 0
-        self.completion_tokens = 0
-        self._submitted = submitted_seconds
-        self._started = self._first = self._last = submitted_seconds
-        self._text = TextStream(request.stop)
-        self._sampler: Sampler | None = None
-        self._matcher: Matcher | None = None
-
-    @property
-    def reserved_tokens(self) -> int:
-        """KV cells the job may come to need."""
-        return len(self.request.prompt_tokens) + self.limit_tokens
-
-    def start(self, cached_tokens: int, matcher: Matcher | None, vocab: Vocab) -> FinishReason | None:
-        """Begin behind the prompt tokens that the cache holds already.
-
-        What the constraint forces from the start is computed together with the prompt.
-        """
-        self._started = time.perf_counter()
-        self.cached_tokens = cached_tokens
-        self.pending = list(self.request.prompt_tokens[cached_tokens:])
-        self._sampler = Sampler(
-            self.request.sampling, vocab, prompt_tokens=self.request.prompt_tokens, context_tokens=self.reserved_tokens
-        )
-        self._matcher = matcher
-        self._first = self._last = self._started
-        return self._append(self._forced(), vocab)
-
-    def choose(self, logits: npt.NDArray[np.float32]) -> int:
-        """The next token: sampled freely first, and again over the allowed ones only if it breaks the constraint.
-
-        Overwrites forbidden logits in place.
-        """
-        assert self._sampler is not None
-        token = self._sampler.choose(logits)
-        if self._matcher and not self._matcher.is_allowed(token):
-            self._matcher.mask_logits(logits)
-            token = self._sampler.choose(logits)
-        return token
-
-    def take(self, token: int, vocab: Vocab) -> FinishReason | None:
-        """Make a chosen token, and those that the constraint forces after it, part of the completion."""
-        now = time.perf_counter()
-        self._first = self._first if self.completion_tokens else now
-        self._last = now
-        if vocab.is_end_of_generation(token):
-            return "stop"
-        return self._append(self._with_forced(token), vocab)
-
-    def _append(self, tokens: Iterator[int], vocab: Vocab) -> FinishReason | None:
-        """Add tokens to the completion, up to the one that ends it."""
-        for following in tokens:
-            assert self._sampler is not None
-            self._sampler.accept(following)
-            self.completion_tokens += 1
-            piece = vocab.piece(following)
-            self.stream.deliver(TokenEvent(following, piece, self._text.push(piece)))
-            self.pending.append(following)
-            if self._text.is_stopped:
-                return "stop"
-            if self.completion_tokens >= self.limit_tokens:
-                return "length"
-        return "stop" if self._matcher and self._matcher.is_stopped else None
-
-    def finish(self, reason: FinishReason) -> None:
-        """Deliver the end and free what is native."""
-        timing = Timing(self._started - self._submitted, self._first - self._submitted, self._last - self._first)
-        usage = Usage(len(self.request.prompt_tokens), self.cached_tokens, self.completion_tokens)
-        self.close()
-        self.stream.deliver(FinishEvent(self._text.finish(), reason, usage, timing))
-
-    def fail(self, error: EdgeError) -> None:
-        """Deliver why the request cannot be finished and free what is native."""
-        self.close()
-        self.stream.deliver(FailureEvent(error.message, error.hint))
-
-    def close(self) -> None:
-        if self._sampler:
-            self._sampler.close()
-            self._sampler = None
-
-    def _with_forced(self, token: int) -> Iterator[int]:
-        yield token
-        if self._matcher:
-            self._matcher.accept(token)
-        yield from self._forced()
-
-    def _forced(self) -> Iterator[int]:
-        """The tokens that the constraint leaves no choice about, accepted one by one as they are taken."""
-        if self._matcher is None:
-            return
-        for forced in self._matcher.forced_tokens():
-            self._matcher.accept(forced)
-            yield forced
+    position: int
+    state: bytes
+    last_used: float = field(default_factory=time.perf_counter)
 
 
 class Slot:
@@ -128,12 +27,44 @@ class Slot:
     def __init__(self, sequence: int) -> None:
         self.sequence = sequence
         self.held_tokens: list[int] = []
+        self.cells: list[int] = []
+        """A number for the cell of each held token. Sequences that share a cell share its number."""
+        self.checkpoints: list[Checkpoint] = []
+        self.adapters: AdapterSet = ()
+        """With which the held tokens were computed."""
         self.job: Job | None = None
         self.last_used = 0.0
 
     def common_prefix(self, tokens: Sequence[int]) -> int:
         """How many of `tokens` are what the slot holds."""
-        length = min(len(tokens), len(self.held_tokens))
-        if list(tokens[:length]) == self.held_tokens[:length]:
-            return length
-        return next(index for index in range(length) if tokens[index] != self.held_tokens[index])
+        return common_prefix(tokens, self.held_tokens)
+
+    def hold(self, tokens: Sequence[int], first_cell: int) -> None:
+        """Note that tokens were computed behind those that are held."""
+        self.held_tokens += tokens
+        self.cells += range(first_cell, first_cell + len(tokens))
+
+    def cut(self, kept: int) -> None:
+        """Note that only the first `kept` tokens are held any more."""
+        del self.held_tokens[kept:]
+        del self.cells[kept:]
+        self.checkpoints = [checkpoint for checkpoint in self.checkpoints if checkpoint.position <= kept]
+
+    def share(self, other: Slot, kept: int) -> None:
+        """Note that the first `kept` tokens of another slot are held, and nothing else."""
+        self.held_tokens, self.cells = other.held_tokens[:kept], other.cells[:kept]
+        self.checkpoints = [checkpoint for checkpoint in other.checkpoints if checkpoint.position <= kept]
+        self.adapters = other.adapters
+
+    @property
+    def future_tokens(self) -> int:
+        """Cells that its request may still come to need."""
+        return max(0, self.job.reserved_tokens - len(self.held_tokens)) if self.job else 0
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two sequences begin with together."""
+    length = min(len(left), len(right))
+    if list(left[:length]) == list(right[:length]):
+        return length
+    return next(index for index in range(length) if left[index] != right[index])

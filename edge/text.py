@@ -15,13 +15,21 @@ class TextStream:
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._is_inside_character = False
         self._stop = tuple(text for text in stop if text)
         self._held = ""
         self.is_stopped = False
 
     def push(self, piece: bytes) -> str:
         """The text that a piece makes certain. Once a stop text appeared, the text ends before it."""
-        return self._release(self._decoder.decode(piece))
+        if not self._is_inside_character:
+            try:
+                return self._release(piece.decode())  # nearly always, and much sooner done
+            except UnicodeDecodeError:
+                pass
+        text = self._decoder.decode(piece)
+        self._is_inside_character = bool(self._decoder.getstate()[0])
+        return self._release(text)
 
     def finish(self) -> str:
         """The rest: what was held back, and a replacement character for an incomplete one."""
@@ -32,6 +40,8 @@ class TextStream:
     def _release(self, new: str) -> str:
         if self.is_stopped:
             return ""
+        if not self._stop:
+            return new
         text = self._held + new
         # the one complete first, as if characters came one by one: the result must not depend on how pieces are cut
         found = [(start + len(stop), start) for stop in self._stop if (start := text.find(stop)) >= 0]

@@ -17,7 +17,7 @@ class TextEngine(Protocol):
 
     @property
     def context_tokens(self) -> int:
-        """Tokens that all requests in flight may hold together."""
+        """Tokens that one request may hold, prompt and completion."""
 
     @property
     def default_sampling(self) -> SamplingSettings:
@@ -25,6 +25,9 @@ class TextEngine(Protocol):
 
     def submit(self, request: Request) -> Stream | CheckedStream:
         """Queue a request and give its stream at once. EdgeError if it can never be answered."""
+
+    def submit_choices(self, request: Request, count: int) -> Sequence[Stream | CheckedStream]:
+        """Streams of several completions of one prompt, which is computed once. Each has a seed of its own."""
 
     def chat_tokens(
         self,

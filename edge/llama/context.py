@@ -20,6 +20,7 @@ from edge.llama.model import Model
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 _NO_POOLING = 0  # LLAMA_POOLING_TYPE_NONE: an embedding for each token
 _NO_ROOM = 1  # llama_decode: no free cells in the KV cache
+_FEW_TOKENS = 16  # written one by one, which is sooner done
 _PARTIAL_STATE = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: what of the memory cannot be cut back
 
 
@@ -43,6 +44,15 @@ class Batch:
         self._sequence_addresses = np.zeros(capacity, np.uintp)
         self._wants_logits = np.zeros(capacity, np.int8)
         self._sequences = np.arange(sequences, dtype=np.int32)
+        first = self._sequences.ctypes.data
+        self._address_of = [first + 4 * sequence for sequence in range(sequences)]
+        # a memoryview takes a single number several times faster than an array does
+        self._views = (
+            self._tokens.data,
+            self._positions.data,
+            self._sequence_addresses.data,
+            self._wants_logits.data,
+        )
         native = backend().llama_batch()
         for field, array in (
             ("token", self._tokens),
@@ -62,13 +72,34 @@ class Batch:
         """Append tokens of a sequence from a position on; gives the index of the last one in the batch."""
         start, end = self.count, self.count + len(tokens)
         assert start < end <= self.capacity, f"batch of {self.capacity} tokens overfilled"
-        self._tokens[start:end] = tokens
-        self._positions[start:end] = range(position, position + len(tokens))
-        self._sequence_addresses[start:end] = self._sequences.ctypes.data + 4 * sequence
-        self._wants_logits[start:end] = 0
+        address = self._address_of[sequence]
+        if len(tokens) <= _FEW_TOKENS:
+            token_view, position_view, address_view, logits_view = self._views
+            for index, token in enumerate(tokens, start):
+                token_view[index] = token
+                position_view[index] = position + index - start
+                address_view[index] = address
+                logits_view[index] = 0
+        else:
+            self._tokens[start:end] = tokens
+            self._positions[start:end] = np.arange(position, position + len(tokens))
+            self._sequence_addresses[start:end] = address
+            self._wants_logits[start:end] = 0
         self._wants_logits[end - 1] = last_logits
         self.count = end
         return end - 1
+
+    def add_all_wanted(self, tokens: Sequence[int], *, sequence: int, position: int) -> int:
+        """As `add`, with logits at every token; gives the index of the first one in the batch."""
+        start = self.count
+        self.add(tokens, sequence=sequence, position=position, last_logits=True)
+        self._wants_logits[start : self.count] = 1
+        return start
+
+    @property
+    def room(self) -> int:
+        """Tokens that can still be added."""
+        return self.capacity - self.count
 
     def want_all_logits(self) -> None:
         """Ask for logits at every token added so far."""
@@ -129,6 +160,8 @@ class Context:
         self.batch_tokens: int = self._llama.llama_n_batch(self.pointer)
         self._memory = self._llama.llama_get_memory(self.pointer)
         self._logits_type = ctypes.c_float * model.vocab.size
+        self._logits_rows: dict[int, npt.NDArray[np.float32]] = {}
+        self._logits_address = native_function("llama_get_logits_ith", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
 
     def __enter__(self) -> Self:
         return self
@@ -163,10 +196,13 @@ class Context:
 
     def logits(self, index: int) -> npt.NDArray[np.float32]:
         """Logits after the token at `index` of the last batch: a view [vocabulary], valid until the next decode."""
-        pointer = self._llama.llama_get_logits_ith(self.pointer, index)
-        assert pointer, f"no logits were asked for at index {index}"
-        row = self._logits_type.from_address(ctypes.addressof(pointer.contents))
-        return np.frombuffer(memoryview(row), np.float32)
+        address = self._logits_address(self.pointer, index)
+        assert address, f"no logits were asked for at index {index}"
+        row = self._logits_rows.get(address)  # step after step they are in the same places
+        if row is None:
+            content = memoryview(self._logits_type.from_address(address))
+            row = self._logits_rows[address] = np.frombuffer(content, np.float32)
+        return row
 
     def embedding(self, index: int) -> npt.NDArray[np.float32]:
         """The embedding of the token at `index` of the last batch: a copy [hidden]. For a context that gives them."""

@@ -7,6 +7,7 @@ earlier request shows in the text. A position that is not the next one, or whose
 from __future__ import annotations
 
 import itertools
+import pickle
 import threading
 import zlib
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from edge.constraint import Constraint
 from edge.errors import EdgeError
-from edge.llama.context import Batch
+from edge.llama.context import Batch, CacheFullError
 
 VOCABULARY_SIZE = 64
 END = 0
@@ -27,20 +28,19 @@ class FakeVocab:
     """Tokens are single characters; the first one ends a generation."""
 
     size = VOCABULARY_SIZE
+    end_tokens = frozenset({END})
 
     def piece(self, token: int) -> bytes:
         return b"" if token == END else bytes([ord("0") + token])
-
-    def is_end_of_generation(self, token: int) -> bool:
-        return token == END
 
 
 class FakeModel:
     """What the loop needs of a model."""
 
-    def __init__(self, *, sliding_window: int = 0) -> None:
+    def __init__(self, *, sliding_window: int = 0, is_recurrent: bool = False) -> None:
         self.vocab = FakeVocab()
         self.sliding_window = sliding_window
+        self.is_recurrent = is_recurrent
 
 
 class FakeContext:
@@ -64,6 +64,9 @@ class FakeContext:
         self.batch_tokens = batch_tokens
         self.batches: list[dict[int, list[int]]] = []
         self.held: dict[int, list[int]] = {}
+        self.peak_cells = 0
+        self._cells: dict[int, list[int]] = {}
+        self._next_cell = itertools.count()
         self.before_step = before_step
         self.is_free = threading.Event()
         self.is_free.set()
@@ -76,6 +79,10 @@ class FakeContext:
         assert self.is_free.wait(timeout=30)
         self.before_step(len(self.batches))
         native = batch.native
+        used = len(set(itertools.chain(*self._cells.values()))) + native.n_tokens
+        if used > self.context_tokens:
+            raise CacheFullError(f"The KV cache of {self.context_tokens} tokens is full.")
+        self.peak_cells = max(self.peak_cells, used)
         fed: dict[int, list[int]] = {}
         self._logits = {}
         for index in range(native.n_tokens):
@@ -84,13 +91,12 @@ class FakeContext:
             assert native.pos[index] == len(held), f"position {native.pos[index]} after {len(held)} tokens"
             self._check_window(sequence, len(held))
             held.append(token)
+            self._cells.setdefault(sequence, []).append(next(self._next_cell))
             fed.setdefault(sequence, []).append(token)
             if native.logits[index]:
                 self._logits[index] = np.zeros(VOCABULARY_SIZE, np.float32)
                 self._logits[index][next_token(held)] = 1.0
         self.batches.append(fed)
-        if sum(map(len, self.held.values())) > self.context_tokens:
-            raise EdgeError(f"The KV cache of {self.context_tokens} tokens is full.")
 
     def logits(self, index: int) -> npt.NDArray[np.float32]:
         return self._logits[index]
@@ -103,15 +109,39 @@ class FakeContext:
         self._first[sequence] = max(first, position - self._sliding_window - _SPARE_POSITIONS)
 
     def remove(self, sequence: int, first_position: int) -> bool:
-        if first_position and not self._can_cut:
+        if first_position < len(self.held.get(sequence, [])) and first_position and not self._can_cut:
             return False
         self.held[sequence] = self.held.get(sequence, [])[:first_position]
+        self._cells[sequence] = self._cells.get(sequence, [])[:first_position]
         if not first_position:
             self._first[sequence] = 0
         return True
 
     def first_position(self, sequence: int) -> int:
         return self._first.get(sequence, 0) if self.held.get(sequence) else -1
+
+    def copy(self, source: int, target: int, end_position: int) -> None:
+        assert not self.held.get(target), "the target holds something"
+        self.held[target] = self.held[source][:end_position]
+        self._cells[target] = self._cells[source][:end_position]
+        self._first[target] = self._first.get(source, 0)
+
+    def save_state(self, sequence: int, *, partial: bool = False) -> bytes:
+        held = self.held[sequence]
+        return pickle.dumps((held[-self._sliding_window or len(held) :] if partial else held, len(held)))
+
+    def restore_state(self, sequence: int, state: bytes | memoryview, *, partial: bool = False) -> bool:
+        tokens, length = pickle.loads(bytes(state))
+        if partial:
+            held = self.held[sequence] = self.held[sequence][:length]
+            first = length - len(tokens)
+            assert held[first:] == tokens[: len(held) - first], "the state is that of another prefix"
+            self._cells[sequence] = self._cells[sequence][:length]
+        else:
+            self.held[sequence] = list(tokens)
+            self._cells[sequence] = [next(self._next_cell) for _ in tokens]
+        self._first[sequence] = length - len(tokens) if partial else 0
+        return True
 
 
 class FakeMatcher:
@@ -126,13 +156,17 @@ class FakeMatcher:
     def is_stopped(self) -> bool:
         return not self._left
 
+    @property
+    def is_accepting(self) -> bool:
+        return not self._left
+
     def is_allowed(self, token: int) -> bool:
         return token == self._left[0]
 
-    def mask_logits(self, logits: npt.NDArray[np.float32]) -> None:
-        allowed = logits[self._left[0]]
-        logits[:] = -np.inf
-        logits[self._left[0]] = allowed
+    def allowed_tokens(self) -> npt.NDArray[np.bool_]:
+        allowed = np.zeros(VOCABULARY_SIZE, np.bool_)
+        allowed[self._left[0]] = True
+        return allowed
 
     def accept(self, token: int) -> None:
         assert token == self._left.pop(0)
@@ -151,6 +185,29 @@ class FakeCompiler:
             return FakeMatcher([int(word) for word in constraint.text.split()])
         except ValueError as error:
             raise EdgeError("The grammar cannot be enforced.", hint="Correct it.") from error
+
+
+class FakeDrafting:
+    """Guesses three tokens at a time, of which some are right. `learned` is what it was told of them."""
+
+    def __init__(self, prompt: Sequence[int]) -> None:
+        self._tokens = list(prompt)
+        self.learned: list[tuple[int, int]] = []
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        self._tokens += tokens
+
+    def draft(self, limit: int, running_tokens: int) -> list[int]:
+        assert limit > 0 and running_tokens > 0
+        guesses: list[int] = []
+        for _ in range(min(limit, 3)):
+            token = next_token([*self._tokens, *guesses])
+            is_wrong = zlib.crc32(bytes([*self._tokens, len(guesses)])) % 4 == 0
+            guesses.append((token + 1) % VOCABULARY_SIZE if is_wrong else token)
+        return guesses
+
+    def learn(self, drafted: int, accepted: int) -> None:
+        self.learned.append((drafted, accepted))
 
 
 def next_token(tokens: Sequence[int]) -> int:
