@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,9 @@ from edge.settings import SamplingSettings
 
 Mask = npt.NDArray[np.bool_]
 
-_FEW_SHARE = 1 / 16
+_FEW_SHARE = 1 / 32
 _HANDFUL_TOKENS = 512  # the chain is done with so many before they are narrowed down
+_FAR = np.float32(1e30)
 _ROUNDING = 1e-3  # of the chain's own bound in float32; what is shown it beyond that bound does no harm
 
 
@@ -23,38 +25,42 @@ class Preselection:
     def __init__(self, settings: SamplingSettings) -> None:
         self._count = _needed_tokens(settings)
         self._distance = _needed_distance(settings)
+        self._masked = np.empty(0, np.float32)
 
     def tokens(self, logits: Logits, allowed: Mask | None, penalized: TokenIds) -> TokenIds:
         """Ids, ascending. `penalized` are tokens that the chain may change the logit of.
 
         `logits` [vocabulary] are changed meanwhile if there are penalized tokens.
         """
+        among = self._highest if allowed is None else partial(self._among, allowed=allowed)
         if allowed is not None:
             penalized = penalized[allowed[penalized]]
         if not len(penalized):
-            return self._among(logits, allowed)
+            return among(logits)
         # As many of the others as are needed by themselves: the penalized ones may all fall behind them
         kept = logits[penalized]
         logits[penalized] = -np.inf
-        tokens = np.union1d(self._among(logits, allowed), penalized)
+        tokens = np.union1d(among(logits), penalized)
         logits[penalized] = kept
         if self._count is not None and len(tokens) < self._count:
             return _all_tokens(logits, allowed)
         return tokens
 
-    def _among(self, logits: Logits, allowed: Mask | None) -> TokenIds:
-        if allowed is None:
-            return self._highest(logits)
-        found = self._permitted(logits, allowed) if np.count_nonzero(allowed) > _FEW_SHARE * len(allowed) else None
+    def _among(self, logits: Logits, allowed: Mask) -> TokenIds:
+        """The allowed ones of those that are needed. To list all allowed tokens is dear, unless they are few."""
+        found = None
+        narrows = self._count is not None or self._distance is not None
+        if narrows and np.count_nonzero(allowed) > _FEW_SHARE * len(allowed):
+            found = self._permitted(logits, allowed)
+            if found is None:
+                found = self._permitted(self._without_forbidden(logits, allowed), allowed)
         if found is None:
             tokens = np.flatnonzero(allowed)
             found = tokens if len(tokens) <= _HANDFUL_TOKENS else tokens[self._highest(logits[tokens])]
         return found
 
     def _permitted(self, logits: Logits, allowed: Mask) -> TokenIds | None:
-        """The allowed ones among the likely tokens, if they are enough: by far cheaper than going through the mask."""
-        if self._count is None and self._distance is None:
-            return None
+        """The allowed ones among the likely tokens, if they are enough."""
         tokens = likely_tokens(logits, 4 * (self._count or 1) + 32)
         tokens = tokens[allowed[tokens]]
         if self._count is not None:
@@ -64,6 +70,17 @@ class Preselection:
         tokens = self._near(logits, logits[tokens].max())
         permitted: TokenIds = tokens[allowed[tokens]]
         return permitted
+
+    def _without_forbidden(self, logits: Logits, allowed: Mask) -> Logits:
+        """A copy with what is forbidden far below all else. Arithmetic takes a third of the time of a selection."""
+        if len(self._masked) != len(logits):
+            self._masked = np.empty(len(logits), np.float32)
+        masked = self._masked
+        np.copyto(masked, allowed, casting="unsafe")
+        masked -= 1
+        masked *= _FAR
+        masked += logits
+        return masked
 
     def _highest(self, logits: Logits) -> TokenIds:
         if self._count is not None:

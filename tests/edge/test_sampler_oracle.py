@@ -94,6 +94,7 @@ def scenes(draw: st.DrawFn, size: int) -> Scene:
         always = random.integers(0, size, 2)
         row[always] = random.standard_normal(2)
         if mask is not None:
+            mask[np.argsort(-row)[: draw(st.sampled_from([0, 0, 10, 300]))]] = False
             mask[always] = True
         logits.append(row)
         masks.append(mask)
