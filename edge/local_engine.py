@@ -14,6 +14,7 @@ from typing import Self
 from edge.adapter_check import check_adapter, check_is_model
 from edge.checked import CheckedStream, submit_checked
 from edge.devices import physical_cores
+from edge.draft_model import DraftModel
 from edge.errors import EdgeError
 from edge.gguf_file import read_gguf
 from edge.job import Drafting, Job
@@ -26,6 +27,7 @@ from edge.loop import MAX_GUESSES, Loop
 from edge.prompt import Message, PromptTemplate, plain_tokens
 from edge.prompt_lookup import PromptLookup
 from edge.request import AdapterChoice, Request
+from edge.saved_prefixes import SavedPrefixes
 from edge.settings import AdapterSettings, ModelSettings, SamplingSettings
 from edge.slot import AdapterSet, Slot
 from edge.speculation import Speculation
@@ -55,6 +57,11 @@ class LocalEngine:
                 name: opened.enter_context(Adapter(self._model, wanted.path)) for name, wanted in named.items()
             }
             self._context = opened.enter_context(_make_context(self._model, settings))
+            draft_model = (
+                opened.enter_context(DraftModel(settings.draft_model, self._model.vocab, settings))
+                if settings.draft_model
+                else None
+            )
             self._opened = opened.pop_all()
         self.path = path
         self.vocab: Vocab = self._model.vocab
@@ -67,8 +74,9 @@ class LocalEngine:
             settings,
             request_tokens=self.context_tokens,
             use_adapters=self._use_adapters,
-            drafting_for=_drafting(settings),
+            drafting_for=_drafting(settings, draft_model),
         )
+        self._saved_prefixes = SavedPrefixes(self._loop, self._context, file, settings, self._default_adapters)
         self._thread = threading.Thread(target=self._loop.run, name="edge-engine", daemon=True)
         self._thread.start()
 
@@ -161,7 +169,9 @@ class LocalEngine:
             raise EdgeError(
                 f"deadline_seconds is {request.deadline_seconds}.", hint="Give the seconds that the request may take."
             )
-        return submit_checked(replace(request, adapters=self._adapters_of(request)), self._loop.submit)
+        adapters = self._adapters_of(request)
+        self._saved_prefixes.prepare(request.prompt_tokens, adapters)
+        return submit_checked(replace(request, adapters=adapters), self._loop.submit)
 
     def submit_choices(self, request: Request, count: int) -> list[Stream | CheckedStream]:
         """Streams of several completions of one prompt, which is computed once. Each has a seed of its own."""
@@ -180,6 +190,20 @@ class LocalEngine:
 
     def _use_adapters(self, adapters: AdapterSet) -> None:
         use_adapters(self._context, [(self._adapters[choice.name], choice.scale) for choice in adapters])
+
+    def save_prefix(self, tokens: Sequence[int], path: Path) -> int:
+        """Write what is computed of the beginning of these tokens to a file; gives how many of them that are.
+
+        With 0, nothing is written. EdgeError if the place cannot be written.
+        """
+        return self._saved_prefixes.save(tokens, path)
+
+    def load_prefix(self, path: Path) -> int:
+        """Take in what `save_prefix` wrote: the next prompt that begins with it goes on from there; gives its tokens.
+
+        EdgeError if the file is damaged, was made with something else than this engine has, or does not fit.
+        """
+        return self._saved_prefixes.load(path)
 
     def close(self) -> None:
         """End running requests as cancelled and free the model. Safe to call twice."""
@@ -211,10 +235,12 @@ def adapter_set(choices: Sequence[AdapterChoice]) -> AdapterSet:
     return tuple(sorted((each for each in choices if each.scale), key=lambda each: (each.name, each.scale)))
 
 
-def _drafting(settings: ModelSettings) -> Callable[[Job, Slot, StepTimes], Drafting | None]:
-    """What guesses at the answer of a request."""
+def _drafting(settings: ModelSettings, model: DraftModel | None) -> Callable[[Job, Slot, StepTimes], Drafting | None]:
+    """What guesses at the answer of a request: the draft model if there is one, else the request's own text."""
 
     def drafting_for(job: Job, slot: Slot, step_times: StepTimes) -> Drafting | None:
+        if model:
+            return Speculation(model.drafter(slot.sequence, job.prompt), step_times)
         return Speculation(PromptLookup(job.prompt), step_times) if settings.speculation == "prompt" else None
 
     return drafting_for

@@ -277,6 +277,8 @@ class PrefixCache:
         slot.adapters = adapters
         slot.last_used = time.perf_counter()
         self.computed(slot, tokens)
+        if self.forgets:
+            self._save(slot)  # for other prompts that begin so, when the one that comes now has gone on
         return True
 
 

@@ -104,8 +104,8 @@ def open_prefix(path: Path) -> PrefixFile:
     if zlib.crc32(token_bytes) != counts["tokens_crc32"]:
         _refuse(path, "is damaged: the checksum of its tokens is wrong")
     tokens = _unpacked(token_bytes)
-    if not tokens or min(tokens) < 0:
-        _refuse(path, "is damaged: it has no tokens, or negative ones")
+    if not tokens or min(tokens) < 0 or not counts["state_bytes"]:
+        _refuse(path, "is damaged: it has no state, no tokens, or negative ones")
     return PrefixFile(path, identity, tokens, state_offset, counts["state_bytes"], counts["state_crc32"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from edge.checked import CheckedStream
@@ -43,3 +44,15 @@ class TextEngine(Protocol):
 
     def text_tokens(self, text: str) -> tuple[int, ...]:
         """A text to be continued as it is, as the model reads the beginning of one."""
+
+    def save_prefix(self, tokens: Sequence[int], path: Path) -> int:
+        """Write what is computed of the beginning of these tokens to a file; gives how many of them that are.
+
+        With 0, nothing is written. EdgeError if the place cannot be written.
+        """
+
+    def load_prefix(self, path: Path) -> int:
+        """Take in what `save_prefix` wrote: the next prompt that begins with it goes on from there; gives its tokens.
+
+        EdgeError if the file is damaged, was made with something else than this engine has, or does not fit.
+        """

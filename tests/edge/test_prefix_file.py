@@ -157,7 +157,12 @@ def test_changed_token_is_noticed(path: Path) -> None:
 @pytest.mark.parametrize("tokens", [(), (2, -1)])
 def test_tokens_that_none_could_have_are_refused(path: Path, tokens: tuple[int, ...]) -> None:
     write_prefix(path, IDENTITY, tokens, STATE)
-    assert refusal(path, path.read_bytes()) == "is damaged: it has no tokens, or negative ones."
+    assert refusal(path, path.read_bytes()) == "is damaged: it has no state, no tokens, or negative ones."
+
+
+def test_empty_state_is_refused(path: Path) -> None:
+    write_prefix(path, IDENTITY, TOKENS, b"")
+    assert refusal(path, path.read_bytes()) == "is damaged: it has no state, no tokens, or negative ones."
 
 
 def test_changed_state_is_noticed_when_it_is_read(path: Path) -> None:
