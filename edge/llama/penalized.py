@@ -15,12 +15,13 @@ from edge.settings import SamplingSettings
 class PenalizedTokens:
     """Follows a stream's text as the penalties do. It may name more tokens than are penalized, never fewer."""
 
-    def __init__(self, settings: SamplingSettings, prompt_tokens: Sequence[int]) -> None:
+    def __init__(self, settings: SamplingSettings, prompt_tokens: Sequence[int], context_tokens: int) -> None:
         self._has_counts = has_count_penalties(settings)
         self._has_dry = has_dry(settings)
         self.can_be_any = has_repeat_penalty(settings) or self._has_counts or self._has_dry
         """Whether a penalty is on at all."""
-        self._recent: deque[int] = deque(maxlen=settings.repeat_last_tokens if has_repeat_penalty(settings) else 0)
+        window = min(settings.repeat_last_tokens, context_tokens) if has_repeat_penalty(settings) else 0
+        self._recent: deque[int] = deque(maxlen=window)
         self._completion: set[int] = set()
         self._successors: defaultdict[int, set[int]] = defaultdict(set)
         self._last_token: int | None = None

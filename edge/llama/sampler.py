@@ -24,6 +24,7 @@ from edge.settings import SamplingSettings
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 _FIRST_CAPACITY = 256
+_HIGHEST_BIAS = 1e30  # within the range of float32, with room for a few of them
 
 
 class Sampler:
@@ -49,7 +50,7 @@ class Sampler:
         self._llama = backend()
         self.seed = settings.seed if settings.seed is not None else secrets.randbits(32)
         self._biased, self._biases = _biases(settings, vocab.size)
-        self._penalized = PenalizedTokens(settings, prompt_tokens)
+        self._penalized = PenalizedTokens(settings, prompt_tokens, context_tokens)
         self._preselection = Preselection(settings)
         changes_logits = len(self._biased) > 0 or self._penalized.can_be_any
         self._own_logits = np.empty(vocab.size, np.float32) if changes_logits else None
@@ -149,10 +150,10 @@ def _biases(settings: SamplingSettings, vocabulary_size: int) -> tuple[TokenIds,
                 f"logit_bias names token {token}, and the vocabulary has {vocabulary_size} tokens.",
                 hint=f"Token ids are 0 to {vocabulary_size - 1}.",
             )
-        if math.isnan(bias) or bias == math.inf:
+        if not bias <= _HIGHEST_BIAS:
             raise EdgeError(
                 f"logit_bias gives token {token} a bias of {bias}.",
-                hint="A bias must be a finite number, or -inf to rule a token out.",
+                hint=f"A bias must be a number up to {_HIGHEST_BIAS:.0e}; one of -inf rules the token out.",
             )
-        sums[token] = sums.get(token, 0.0) + bias
+        sums[token] = sums.get(token, 0.0) + (bias if bias >= -_HIGHEST_BIAS else -math.inf)
     return np.fromiter(sums, np.intp, len(sums)), np.fromiter(sums.values(), np.float32, len(sums))

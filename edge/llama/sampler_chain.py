@@ -121,7 +121,10 @@ class _DryStages:
 
     def stage(self, settings: SamplingSettings, vocabulary: SamplerVocabulary, window: int) -> Any:
         """A stage of one's own. Whoever calls frees it."""
-        values = (settings.dry_multiplier, settings.dry_base, settings.dry_allowed_length, window)
+        allowed_length = min(
+            settings.dry_allowed_length, window + 1
+        )  # nothing longer fits, nor may it wrap around in C
+        values = (settings.dry_multiplier, settings.dry_base, allowed_length, window)
         key = (*values, settings.dry_sequence_breakers)
         with self._lock:
             kept = self._kept.setdefault(vocabulary, OrderedDict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -182,11 +183,11 @@ def test_biases_of_unknown_tokens_are_refused() -> None:
     assert refused.value.hint == "Token ids are 0 to 7."
 
 
-@pytest.mark.parametrize("bias", ["nan", "inf"])
-def test_biases_that_are_no_number_are_refused(bias: str) -> None:
-    with pytest.raises(EdgeError, match=f"logit_bias gives token 3 a bias of {bias}") as refused:
+@pytest.mark.parametrize("bias", ["nan", "inf", "1e+300"])
+def test_biases_that_no_logit_bears_are_refused(bias: str) -> None:
+    with pytest.raises(EdgeError, match=re.escape(f"logit_bias gives token 3 a bias of {bias}.")) as refused:
         draws(1, logits(), logit_bias=((3, float(bias)),))
-    assert refused.value.hint == "A bias must be a finite number, or -inf to rule a token out."
+    assert refused.value.hint == "A bias must be a number up to 1e+30; one of -inf rules the token out."
 
 
 @pytest.mark.parametrize("settings", [GREEDY, {}, {"top_k": 0}, {**GREEDY, "presence_penalty": 1.0}], ids=str)
@@ -344,6 +345,14 @@ def test_dry_frees_repetitions_of_the_allowed_length_and_behind_breakers(vocab: 
 def test_dry_forgets_what_is_out_of_its_window(vocab: Vocab) -> None:
     assert greedy_after(vocab, [20, 21, 7, 30], [20, 21], dry_penalty_last_n=5) == 7
     assert greedy_after(vocab, [20, 21, 7, 30], [20, 21], dry_penalty_last_n=10**9) == 8
+
+
+def test_numbers_beyond_all_contexts_are_taken(vocab: Vocab) -> None:
+    huge = {"dry_penalty_last_n": 2**70, "repeat_penalty": 1.01, "repeat_last_tokens": 2**70, "top_k": 2**70}
+    assert greedy_after(vocab, [20, 21, 7, 30], [20, 21], **huge) == 8
+    assert greedy_after(vocab, [20, 21, 7, 30], [20, 21], dry_allowed_length=2**32 + 1) == 7
+    assert draws(1, logits(t5=60.0), top_k=2**70) == [5]
+    assert draws(1, logits(t5=1.5), **GREEDY, logit_bias=((5, -1e300),)) == [0]
 
 
 def test_dry_is_off_without_a_window(vocab: Vocab) -> None:
