@@ -30,6 +30,7 @@ from edge.terminal import note, report_error
 
 VOCABULARIES = (49_152, 131_072, 262_144)
 STREAMS = (4, 8)
+STREAM_CASES = ("default", "top_p alone")
 POOL_THREADS = 2
 CONTEXT_TOKENS = 4096
 ROWS = 8
@@ -54,6 +55,7 @@ CASES = (
     # no sequence breakers, which would take a vocabulary of real tokens
     Case("default, DRY", replace(DEFAULT, dry_multiplier=0.8, dry_sequence_breakers=())),
     Case("default, few allowed", DEFAULT, 0.0005),
+    Case("default, half allowed", DEFAULT, 0.5),
     Case("default, most allowed", DEFAULT, 0.95),
     Case("greedy, few allowed", replace(DEFAULT, temperature=0.0), 0.0005),
     Case("min_p alone", replace(DEFAULT, top_k=0, top_p=1.0)),
@@ -78,9 +80,10 @@ class CaseTimes:
 
 @dataclass(frozen=True)
 class StreamTimes:
-    """Microseconds for one token of each stream, with the default settings."""
+    """Microseconds for one token of each stream."""
 
     vocabulary_tokens: int
+    case: str
     streams: int
     in_turn: float
     pooled: float
@@ -102,7 +105,13 @@ def main() -> None:
         note("choosing")
         times = [measure(case, size, arguments.rounds) for size in VOCABULARIES for case in CASES]
         note("streams")
-        streams = [measure_streams(count, size, arguments.rounds) for size in VOCABULARIES for count in STREAMS]
+        streams = [
+            measure_streams(case, count, size, arguments.rounds)
+            for case in CASES
+            if case.name in STREAM_CASES
+            for size in VOCABULARIES
+            for count in STREAMS
+        ]
     except EdgeError as error:
         report_error(error)
         sys.exit(1)
@@ -141,12 +150,12 @@ def measure(case: Case, vocabulary_tokens: int, rounds: int) -> CaseTimes:
     return CaseTimes(vocabulary_tokens, case.name, median(llama) * 1e6, median(edge) * 1e6)
 
 
-def measure_streams(count: int, vocabulary_tokens: int, rounds: int) -> StreamTimes:
+def measure_streams(case: Case, count: int, vocabulary_tokens: int, rounds: int) -> StreamTimes:
     """Streams that choose one after the other, and the same ones in a pool."""
     rows = _logits(np.random.default_rng(1), vocabulary_tokens, count)
     in_turn, pooled = [], []
     with ExitStack() as stack:
-        samplers = [stack.enter_context(_sampler(DEFAULT, rows)) for _ in range(count)]
+        samplers = [stack.enter_context(_sampler(case.settings, rows)) for _ in range(count)]
         pool = stack.enter_context(ThreadPoolExecutor(POOL_THREADS))
 
         def choose(first: int, step: int) -> list[int]:
@@ -158,7 +167,7 @@ def measure_streams(count: int, vocabulary_tokens: int, rounds: int) -> StreamTi
         for _ in range(rounds):
             in_turn.append(_timed(choose, 0, 1)[1])
             pooled.append(_timed(choose_pooled)[1])
-    return StreamTimes(vocabulary_tokens, count, median(in_turn) * 1e6, median(pooled) * 1e6)
+    return StreamTimes(vocabulary_tokens, case.name, count, median(in_turn) * 1e6, median(pooled) * 1e6)
 
 
 def _logits(random: np.random.Generator, vocabulary_tokens: int, count: int = ROWS) -> npt.NDArray[np.float32]:
@@ -208,11 +217,12 @@ def print_tables(times: Sequence[CaseTimes], streams: Sequence[StreamTimes], mac
     together = table(
         "Microseconds for all streams",
         ("Vocabulary", "left"),
+        ("Settings", "left"),
         *((name, "right") for name in of_streams),
     )
     for entry in streams:
         figures = (f"{entry.in_turn:.0f}", f"{entry.pooled:.0f}", f"{entry.ratio:.1f}x")
-        together.add_row(*map(cell, [f"{entry.vocabulary_tokens:,}", str(entry.streams), *figures]))
+        together.add_row(*map(cell, [f"{entry.vocabulary_tokens:,}", entry.case, str(entry.streams), *figures]))
     Console().print(chosen, together)
 
 

@@ -21,7 +21,7 @@ def test_a_run_gives_both_sides_of_each_case(capsys: pytest.CaptureFixture[str])
     main()
     document = json.loads(capsys.readouterr().out)
     assert [each["case"] for each in document["times"]] == [case.name for case in CASES]
-    assert [each["streams"] for each in document["streams"]] == [4, 8]
+    assert [each["streams"] for each in document["streams"]] == [4, 8, 4, 8]
     for each in document["times"]:
         assert min(each["llama"], each["edge"]) > 0
     for each in document["streams"]:
@@ -40,8 +40,8 @@ def test_tokens_that_differ_end_a_run(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_the_tables_show_how_many_times_faster_edge_and_the_pool_are(capsys: pytest.CaptureFixture[str]) -> None:
-    print_tables([CaseTimes(262_144, "default", 700, 100)], [StreamTimes(49_152, 4, 90, 120)], "Machine")
+    print_tables([CaseTimes(262_144, "default", 700, 100)], [StreamTimes(49_152, "greedy", 4, 90, 120)], "Machine")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].strip() == "Microseconds per token, Machine"
     assert lines[2].split() == ["262,144", "default", "700", "100", "7.0x"]
-    assert lines[5].split() == ["49,152", "4", "90", "120", "0.8x"]
+    assert lines[5].split() == ["49,152", "greedy", "4", "90", "120", "0.8x"]
