@@ -124,7 +124,7 @@ class Sampler:
 
     def _check_chosen(self, logit: float) -> None:
         """EdgeError if even the token that was chosen is ruled out."""
-        if logit > -math.inf:
+        if logit != -math.inf:
             return
         assert self._own_logits is not None, "every token has a logit of -inf"
         raise EdgeError(
