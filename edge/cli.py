@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from edge.batch_command import batch
 from edge.errors import EdgeError
 from edge.file_commands import convert, inspect, verify
 from edge.model_commands import chat, run
@@ -23,7 +24,7 @@ app = typer.Typer(
     help="Turn Hugging Face checkpoints into quantized GGUF files and run them on your own hardware.",
 )
 
-for command in (convert, verify, inspect, run, chat):
+for command in (convert, verify, inspect, run, chat, batch):
     app.command()(command)
 
 
