@@ -258,10 +258,15 @@ def _make_context(model: Model, settings: ModelSettings) -> Context:
     trained = model.trained_context_tokens
     wanted = settings.context_tokens or min(trained, DEFAULT_CONTEXT_TOKENS)
     if wanted > trained * settings.parallel:
-        each = f"{trained} for each of {settings.parallel} sequences" if settings.parallel > 1 else str(trained)
+        most = f"{trained} for each of {settings.parallel} sequences" if settings.parallel > 1 else str(trained)
         raise EdgeError(
             f"A context of {wanted} tokens was asked for; the model was trained on {trained}.",
-            hint=f"Ask for at most {each} with --ctx.",
+            hint=f"Ask for at most {most} with --ctx.",
+        )
+    if settings.value_type != "F16" and settings.flash_attention == "off":
+        raise EdgeError(
+            f"Values in {settings.value_type} need flash attention, which is switched off.",
+            hint="Leave flash attention on, or keep values in F16.",
         )
     guesses = MAX_GUESSES if settings.speculation != "off" or settings.draft_model else 0
     return Context(

@@ -142,7 +142,7 @@ class PrefixCache:
     def _start(self, job: Job, slot: Slot) -> _Start | None:
         """How far a slot helps with a prompt."""
         common = self._common(job, slot)
-        if not self.forgets or self._can_cut(slot, common):
+        if not self.forgets or self._remembers(slot, common):
             return _Start(slot, common, None)
         known = [checkpoint for checkpoint in slot.checkpoints if checkpoint.position <= common + self._reach]
         if not known:
@@ -150,13 +150,11 @@ class PrefixCache:
         checkpoint = max(known, key=lambda checkpoint: checkpoint.position)
         return _Start(slot, min(checkpoint.position, common), checkpoint)
 
-    def _can_cut(self, slot: Slot, kept: int) -> bool:
-        """Whether an idle sequence can go on behind its first `kept` tokens as it is."""
-        if slot.job:
-            return False
-        if kept == len(slot.held_tokens):
+    def _remembers(self, slot: Slot, position: int) -> bool:
+        """Whether a sequence still has all that the next token behind its first `position` ones has to see."""
+        if position == len(slot.held_tokens):
             return True
-        oldest_seen = max(0, kept - self._sliding_window + 1)
+        oldest_seen = max(0, position - self._sliding_window + 1)
         return not self.is_recurrent and self._memory.first_position(slot.sequence) <= oldest_seen
 
     def _target(self, start: _Start | None, idle: list[Slot]) -> Slot:
@@ -171,22 +169,26 @@ class PrefixCache:
             return oldest
         lost_tokens = len(start.source.held_tokens) - start.kept
         is_cheaper = oldest is None or 2 * lost_tokens < len(oldest.held_tokens)
-        cannot_copy = self.forgets and start.checkpoint is None  # a window that is still there cannot be shared
-        return start.source if oldest is None or not lost_tokens or is_cheaper or cannot_copy else oldest
+        return start.source if oldest is None or not lost_tokens or is_cheaper else oldest
 
     def _take_over(self, target: Slot, start: _Start) -> int:
         """Let a sequence hold a prefix and nothing else; gives its length, 0 if the memory could not do it."""
+        checkpoint = start.checkpoint
         if target is not start.source:
             self._memory.remove(target.sequence, 0)
             self._memory.copy(start.source.sequence, target.sequence, start.kept)
             target.share(start.source, start.kept)
-        if start.checkpoint:
-            start.checkpoint.last_used = time.perf_counter()
-            if not self._memory.restore_state(target.sequence, start.checkpoint.state, partial=True):
+            if self.forgets and checkpoint is None:  # a window's cells are reused, which they must not be if shared
+                checkpoint = Checkpoint(start.kept, self._memory.save_state(target.sequence, partial=True))
+                target.checkpoints.append(checkpoint)
+        if checkpoint:
+            checkpoint.last_used = time.perf_counter()
+            if not self._memory.restore_state(target.sequence, checkpoint.state, partial=True):
                 return self._forget(target)
         if not self._memory.remove(target.sequence, start.kept):
             return self._forget(target)
         target.cut(start.kept)
+        self._drop_checkpoints()
         return start.kept
 
     # Room
@@ -244,15 +246,19 @@ class PrefixCache:
         return job
 
     def _save(self, slot: Slot) -> None:
-        """Make a checkpoint, and drop those unused for longest beyond the memory that they may take."""
+        """Make a checkpoint, if there is none at this place."""
         position = len(slot.held_tokens)
         if any(checkpoint.position == position for checkpoint in slot.checkpoints):
             return
         slot.checkpoints.append(Checkpoint(position, self._memory.save_state(slot.sequence, partial=True)))
-        known = {checkpoint for each in self.slots for checkpoint in each.checkpoints}
-        for checkpoint in _beyond(known, self._checkpoint_bytes):
-            for each in self.slots:
-                each.checkpoints = [kept for kept in each.checkpoints if kept is not checkpoint]
+        self._drop_checkpoints()
+
+    def _drop_checkpoints(self) -> None:
+        """Drop those unused for longest beyond the memory that they may take."""
+        known = {checkpoint for slot in self.slots for checkpoint in slot.checkpoints}
+        for dropped in _beyond(known, self._checkpoint_bytes):
+            for slot in self.slots:
+                slot.checkpoints = [checkpoint for checkpoint in slot.checkpoints if checkpoint is not dropped]
 
     # Prefixes on a disk
 
