@@ -78,9 +78,10 @@ def _adjusting_stages(
         penalties = (1.0, settings.frequency_penalty, settings.presence_penalty)
         yield llama.llama_sampler_init_penalties(vocabulary.size, context_tokens, *penalties)
     if has_dry(settings):
-        window = context_tokens  # -1, and whatever is more: llama.cpp sets aside memory for all of a window
-        if settings.dry_penalty_last_n >= 0:
-            window = min(window, settings.dry_penalty_last_n)
+        # Memory for all of a window is set aside. A whole context is rounded up, so that requests share their stages
+        last_tokens = settings.dry_penalty_last_n
+        is_whole = last_tokens < 0 or last_tokens >= context_tokens
+        window = 1 << (context_tokens - 1).bit_length() if is_whole else last_tokens
         yield _fed(_dry_stages.stage(settings, vocabulary, window), prompt_tokens[-window:])
 
 

@@ -317,12 +317,14 @@ def vocab(tiny_gguf: Path) -> Iterator[Vocab]:
         yield model.vocab
 
 
-def greedy_after(vocab: Vocab, prompt: Sequence[int], completion: Sequence[int], **settings: object) -> int:
+def greedy_after(
+    vocab: Vocab, prompt: Sequence[int], completion: Sequence[int], *, context_tokens: int = 64, **settings: object
+) -> int:
     """What follows where token 7 is the likeliest, token 8 the next."""
     values = SamplingSettings(temperature=0, dry_multiplier=2.0, **settings)  # type: ignore[arg-type]
     row = np.zeros(vocab.size, np.float32)
     row[[7, 8]] = 1.5, 1.0
-    with closing(Sampler(values, vocab, prompt_tokens=prompt, context_tokens=64)) as dry:
+    with closing(Sampler(values, vocab, prompt_tokens=prompt, context_tokens=context_tokens)) as dry:
         for token in completion:
             dry.accept(token)
         return dry.choose(row)
@@ -364,7 +366,8 @@ def test_breakers_are_looked_up_once_for_all_streams(vocab: Vocab, monkeypatch: 
     make = backend().llama_sampler_init_dry
     monkeypatch.setattr(backend(), "llama_sampler_init_dry", lambda *values: made.append(values) or make(*values))
     repeating = ([20, 21, 7, 30], [20, 21])
-    assert [greedy_after(vocab, *repeating, dry_base=1.25) for _ in range(3)] == [8, 8, 8]
+    contexts = (40, 50, 64)
+    assert [greedy_after(vocab, *repeating, dry_base=1.25, context_tokens=each) for each in contexts] == [8, 8, 8]
     assert len(made) == 1
     for base in (1.5, 2.0, 2.5, 3.0, 1.25):
         assert greedy_after(vocab, *repeating, dry_base=base) == 8
