@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edge.settings import ModelSettings
 
 _STANDARD = "-"
+_ANNOUNCED_LINES = 2000  # of which the prompts take some seconds to read
 
 
 def batch(
@@ -124,6 +125,8 @@ def _answer(
     file = read_gguf(path)
     fingerprint = system_fingerprint(file, settings)
     _check_origin(written, fingerprint, output_file)
+    if len(lines) >= _ANNOUNCED_LINES:
+        note(f"Reading {len(lines):,} prompts")
     with open_prompts(file) as prompts:
         plan = plan_batch(lines, prompts)
     parallel = plan.sequences(settings.parallel)

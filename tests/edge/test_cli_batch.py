@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import edge.batch_command
 from convert.pipeline import write_checkpoint
 from tests.edge.batches import answers_in, content_of, line_text, status, write_batch
 from tests.edge.conftest import Command, error_lines
@@ -59,6 +60,14 @@ def test_same_command_again_asks_only_what_is_left(edge_command: Command, tiny_g
     outcome = edge_command("batch", tiny_gguf, batch, out, *ONE_THREAD)
     assert "3 lines in " in outcome.err
     assert sorted(answer["custom_id"] for answer in answers_in(out)) == list("01234")
+
+
+def test_long_batch_says_that_its_prompts_are_read_first(
+    edge_command: Command, tiny_gguf: Path, batch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge.batch_command, "_ANNOUNCED_LINES", 5)
+    outcome = edge_command("batch", tiny_gguf, batch, batch.with_name("out.jsonl"), *ONE_THREAD)
+    assert outcome.err.startswith("Reading 5 prompts\n5 lines in ")
 
 
 def test_response_format_is_honoured(edge_command: Command, tiny_gguf: Path, tmp_path: Path) -> None:
