@@ -26,7 +26,7 @@ from edge.llama.vocab import Vocab
 from edge.loop import MAX_GUESSES, Loop
 from edge.prompt import Message, PromptTemplate, plain_tokens
 from edge.prompt_lookup import PromptLookup
-from edge.request import AdapterChoice, Request
+from edge.request import AdapterChoice, Request, choices_of
 from edge.saved_prefixes import SavedPrefixes
 from edge.settings import AdapterSettings, ModelSettings, SamplingSettings
 from edge.slot import AdapterSet, Slot
@@ -175,8 +175,6 @@ class LocalEngine:
 
     def submit_choices(self, request: Request, count: int) -> list[Stream | CheckedStream]:
         """Streams of several completions of one prompt, which is computed once. Each has a seed of its own."""
-        if count < 1:
-            raise EdgeError(f"{count} completions were asked for.", hint="Ask for at least 1.")
         return [self.submit(each) for each in choices_of(request, count)]
 
     def _adapters_of(self, request: Request) -> AdapterSet:
@@ -244,14 +242,6 @@ def _drafting(settings: ModelSettings, model: DraftModel | None) -> Callable[[Jo
         return Speculation(PromptLookup(job.prompt), step_times) if settings.speculation == "prompt" else None
 
     return drafting_for
-
-
-def choices_of(request: Request, count: int) -> list[Request]:
-    """A request as often as it is to be answered, with seeds counted up."""
-    sampling = request.sampling
-    if sampling.seed is None:
-        return [request] * count
-    return [replace(request, sampling=replace(sampling, seed=sampling.seed + index)) for index in range(count)]
 
 
 def _make_context(model: Model, settings: ModelSettings) -> Context:

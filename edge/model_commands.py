@@ -97,10 +97,10 @@ def chat(
     lora: Lora = None,
 ) -> None:
     """Talk with a model in the terminal."""
-    from edge.chat import Chat
-    from edge.repl import converse
+    with _open(model, context, threads, quant, lora, isolate=True) as engine:
+        from edge.chat import Chat
+        from edge.repl import converse
 
-    with _open(model, context, threads, quant, lora) as engine:
         sampling = _sampling(engine, temperature, seed)
         converse(Chat(engine, system=system, sampling=sampling, max_tokens=max_tokens))
 
@@ -132,7 +132,13 @@ def _constraint(schema: Path | None, regex: str | None, grammar: Path | None) ->
 
 
 def _open(
-    model: str, context: int | None, threads: int | None, quantization: str | None, lora: list[str] | None
+    model: str,
+    context: int | None,
+    threads: int | None,
+    quantization: str | None,
+    lora: list[str] | None,
+    *,
+    isolate: bool = False,
 ) -> Engine:
     from edge.adapters import resolve_adapter
     from edge.engine import Engine
@@ -143,7 +149,7 @@ def _open(
     with byte_progress("Converting") as progress:
         path = resolve(model, quantization=quantization, progress=progress)
     adapters = tuple(resolve_adapter(reference, path) for reference in lora or [])
-    return Engine(path, ModelSettings(context_tokens=context, threads=threads, adapters=adapters))
+    return Engine(path, ModelSettings(context_tokens=context, threads=threads, adapters=adapters), isolate=isolate)
 
 
 def _answer(engine: Engine, request: Request, as_json: bool) -> None:

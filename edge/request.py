@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from edge.constraint import Constraint
+from edge.errors import EdgeError
 from edge.settings import SamplingSettings
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
@@ -46,6 +47,16 @@ class Request:
     """On whose behalf: clients get equal shares of a busy engine, however many requests each has waiting."""
     deadline_seconds: float | None = None
     """Time from submission after which the request ends with what there is."""
+
+
+def choices_of(request: Request, count: int) -> list[Request]:
+    """A request as often as it is to be answered, with seeds counted up. EdgeError if that is never."""
+    if count < 1:
+        raise EdgeError(f"{count} completions were asked for.", hint="Ask for at least 1.")
+    sampling = request.sampling
+    if sampling.seed is None:
+        return [request] * count
+    return [replace(request, sampling=replace(sampling, seed=sampling.seed + index)) for index in range(count)]
 
 
 @dataclass(frozen=True)

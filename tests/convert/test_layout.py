@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from convert.layout import StoredTensor, lay_out
 from convert.pipeline import write_checkpoint
 from convert.plan import ConversionOptions
-from edge.engine import Engine
 from edge.errors import EdgeError
 from edge.gguf_file import GGUFFile, read_gguf
 from edge.gguf_format import TENSOR_TYPES, MetadataEntry, ValueType
+from edge.local_engine import LocalEngine
 from edge.request import Request
 from edge.settings import ModelSettings, SamplingSettings
 from tests.convert.conftest import TinyFolder
@@ -112,7 +112,7 @@ def test_split_model_is_the_same_model(tiny: TinyFolder, tmp_path: Path) -> None
     }  # fmt: skip
     answers = []
     for path in (whole, several.parts[2]):  # any part will do
-        with Engine(path, ModelSettings(context_tokens=64, threads=1)) as engine:
+        with LocalEngine(path, ModelSettings(context_tokens=64, threads=1)) as engine:
             request = Request((1, 5, 9), sampling=SamplingSettings(temperature=0), max_tokens=8)
             answers.append(engine.submit(request).result().tokens)
     assert answers[0] == answers[1]

@@ -10,10 +10,11 @@ import pytest
 
 from convert.merge import ScaledAdapter
 from convert.pipeline import convert_adapter, write_checkpoint
-from edge import AdapterSettings, Engine, ModelSettings, Request
+from edge import AdapterSettings, ModelSettings, Request
 from edge.adapters import resolve_adapter, split_scale
 from edge.errors import EdgeError
 from edge.gguf_file import read_gguf
+from edge.local_engine import LocalEngine
 from edge.prompt import plain_tokens
 from edge.settings import SamplingSettings
 from tests.tiny import write_tiny_checkpoint
@@ -114,7 +115,7 @@ def test_directory_that_is_no_adapter_is_refused(folder: Path, tmp_path: Path) -
 
 
 def answer(path: Path, *adapters: AdapterSettings) -> tuple[int, ...]:
-    with Engine(path, replace(SETTINGS, adapters=adapters)) as engine:
+    with LocalEngine(path, replace(SETTINGS, adapters=adapters)) as engine:
         prompt = tuple(plain_tokens("The bees danced, and she wrote it down.", engine.vocab))
         completion = engine.submit(Request(prompt, sampling=GREEDY, max_tokens=12)).result()
         repeated = engine.submit(Request(prompt, sampling=GREEDY, max_tokens=12)).result()
@@ -146,15 +147,15 @@ def test_engine_refuses_an_adapter_of_other_weights_and_opens_without_it(folder:
     digest = str(read_gguf(folder / "adapter.gguf").metadata["edge.adapter.base_sha256"])
     adapter.write_bytes((folder / "adapter.gguf").read_bytes().replace(digest.encode(), b"0" * len(digest)))
     with pytest.raises(EdgeError, match="was made for other weights"):
-        Engine(folder / "base.gguf", replace(SETTINGS, adapters=(AdapterSettings(adapter),)))
+        LocalEngine(folder / "base.gguf", replace(SETTINGS, adapters=(AdapterSettings(adapter),)))
     assert answer(folder / "base.gguf")
 
 
 def test_engine_refuses_an_adapter_as_its_model(folder: Path) -> None:
     with pytest.raises(EdgeError, match="is an adapter, which changes a model and is none itself"):
-        Engine(folder / "adapter.gguf", SETTINGS)
+        LocalEngine(folder / "adapter.gguf", SETTINGS)
 
 
 def test_engine_refuses_a_model_as_adapter(folder: Path) -> None:
     with pytest.raises(EdgeError, match=r"is no LoRA adapter: general\.type is 'model'"):
-        Engine(folder / "base.gguf", replace(SETTINGS, adapters=(AdapterSettings(folder / "base.gguf"),)))
+        LocalEngine(folder / "base.gguf", replace(SETTINGS, adapters=(AdapterSettings(folder / "base.gguf"),)))

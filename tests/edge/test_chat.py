@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from edge.chat import Chat, Conversation, Reply
-from edge.engine import Engine
 from edge.errors import EdgeError
+from edge.local_engine import LocalEngine as Engine
 from edge.prompt import Message
 from edge.request import Request
 from edge.settings import ModelSettings, SamplingSettings

@@ -30,14 +30,15 @@ class Opened:
         self.reference = ""
         self.quantization: str | None = None
         self.settings = ModelSettings()
+        self.isolate: bool | None = None
 
     def resolve(self, reference: str, *, quantization: str | None = None, progress: object = None) -> Path:
         self.reference, self.quantization = reference, quantization
         return Path("model.gguf")
 
-    def open(self, path: Path, settings: ModelSettings) -> FakeEngine:
+    def open(self, path: Path, settings: ModelSettings, *, isolate: bool) -> FakeEngine:
         assert path == Path("model.gguf")
-        self.settings = settings
+        self.settings, self.isolate = settings, isolate
         return self.engine
 
 
@@ -54,7 +55,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
 
 def test_answer_goes_to_stdout_and_nothing_else_is_written(edge_command: Command, opened: Opened) -> None:
     assert edge_command("run", "demo", "Capital of France?") == Outcome(0, "It is Paris.\n", "")
-    assert opened.reference == "demo"
+    assert (opened.reference, opened.isolate) == ("demo", False)  # nothing is quicker for one answer
     assert opened.engine.prompt() == "<|im_start|>user\nCapital of France?<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -124,7 +125,7 @@ def test_stdin_that_is_not_utf8_is_refused(edge_command: Command, opened: Opened
 def test_chat_answers_the_lines_of_a_pipe(edge_command: Command, opened: Opened) -> None:
     outcome = edge_command("chat", "--system", "Be brief.", "--temperature", "0", stdin=b"Capital of France?\n\nThanks")
     assert outcome == Outcome(0, "It is Paris.\nok\n", "")
-    assert opened.reference == "demo"
+    assert (opened.reference, opened.isolate) == ("demo", True)
     assert opened.engine.requests[0].sampling.temperature == 0
     assert "It is Paris." in opened.engine.prompt()
 

@@ -15,11 +15,11 @@ import pytest
 from convert.pipeline import write_checkpoint
 from edge.checked import InvalidReplyError
 from edge.constraint import Constraint
-from edge.engine import Engine
 from edge.errors import EdgeError
 from edge.llama.context import Batch, Context
 from edge.llama.model import Model
 from edge.llama.sampler import Sampler
+from edge.local_engine import LocalEngine as Engine
 from edge.prompt import Message, plain_tokens
 from edge.request import Completion, FinishEvent, Request, TokenEvent
 from edge.settings import ModelSettings, SamplingSettings

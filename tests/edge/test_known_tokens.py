@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.engine import Engine
 from edge.known_tokens import with_known_tokens
+from edge.local_engine import LocalEngine as Engine
 from edge.prompt import Message
 from edge.settings import ModelSettings
 from tests.edge.toy_vocabulary import ByteVocabulary

@@ -15,8 +15,8 @@ import pytest
 from convert.pipeline import write_checkpoint
 from edge.bake import bake, baked_path, system_tokens
 from edge.chat import Chat
-from edge.engine import Engine
 from edge.errors import EdgeError
+from edge.local_engine import LocalEngine as Engine
 from edge.prefix_file import open_prefix, write_prefix
 from edge.prompt import Message
 from edge.request import Request
@@ -114,7 +114,7 @@ def test_prefix_is_there_in_another_process(models: dict[str, Path], saved: dict
     known = saved["gemma2"]
     script = f"""
 from pathlib import Path
-from edge.engine import Engine
+from edge.local_engine import LocalEngine as Engine
 from edge.request import Request
 from edge.settings import ModelSettings
 
