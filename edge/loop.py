@@ -318,8 +318,8 @@ class Loop:
     def _with_guesses(self, fed: _Fed) -> _Fed:
         """With guesses at what follows, where the request has some and there is room for them."""
         job = fed.slot.job
-        if job is None or job.drafting is None or len(fed.tokens) < len(job.pending):
-            return fed
+        if job is None or job.drafting is None or job.is_prefilling or len(fed.tokens) < len(job.pending):
+            return fed  # not behind a prompt, where a checkpoint may be made of what the sequence then holds
         limit = min(self._batch.room, self._free_guesses, job.remaining_tokens - 1)
         guesses = job.drafting.draft(limit, self._batch.count) if limit > 0 else []
         self._free_guesses -= len(guesses)

@@ -59,6 +59,7 @@ class PrefixCache:
         self._sliding_window = sliding_window
         self.is_recurrent = is_recurrent
         self._checkpoint_bytes = checkpoint_bytes
+        self._worth_keeping_tokens = _WORTH_KEEPING_TOKENS
         self._next_cell = 0
 
     @property
@@ -101,7 +102,7 @@ class PrefixCache:
         if parting > kept:
             job.checkpoint_positions.add(parting)
         job.checkpoint_positions.add(len(job.prompt) - self.is_recurrent)
-        job.checkpoint_positions = {each for each in job.checkpoint_positions if each >= _WORTH_KEEPING_TOKENS}
+        job.checkpoint_positions = {each for each in job.checkpoint_positions if each >= self._worth_keeping_tokens}
 
     def is_about_to_hold(self, job: Job) -> bool:
         """Whether a prompt that is being computed will soon give this one a longer prefix than there is now.
@@ -115,14 +116,15 @@ class PrefixCache:
             if other is None or not other.is_prefilling or slot.adapters != job.adapters:
                 continue
             shared = min(common_prefix(job.prompt, other.prompt), len(job.prompt) - 1)
-            is_worth_it = shared - now >= min(_WORTH_KEEPING_TOKENS, (len(job.prompt) - now) // 2)
+            is_worth_it = shared - now >= min(self._worth_keeping_tokens, (len(job.prompt) - now) // 2)
             if is_worth_it and shared > max(now, len(slot.held_tokens)):
                 self._ask_for_checkpoint(other, shared)
                 return True
         return False
 
     def _ask_for_checkpoint(self, job: Job, position: int) -> None:
-        if self.forgets and not job.checkpoint_positions & {position, position + self._reach}:
+        is_near = job.checkpoint_positions & {position, position + self._reach}
+        if self.forgets and position >= self._worth_keeping_tokens and not is_near:
             job.checkpoint_positions.add(position)
 
     @property

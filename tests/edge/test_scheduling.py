@@ -96,6 +96,7 @@ prompts = st.lists(st.integers(1, 3), min_size=1, max_size=40)  # few tokens, so
     can_cut=st.booleans(),
     sliding_window=st.sampled_from([0, 5]),
     is_guessing=st.booleans(),
+    worth_keeping_tokens=st.sampled_from([1, 4, 32]),
 )
 def test_requests_get_the_same_tokens_together_as_alone(
     jobs: list[tuple[list[int], int]],
@@ -105,6 +106,7 @@ def test_requests_get_the_same_tokens_together_as_alone(
     can_cut: bool,
     sliding_window: int,
     is_guessing: bool,
+    worth_keeping_tokens: int,
 ) -> None:
     context = FakeContext(
         context_tokens=context_tokens, batch_tokens=batch_tokens, can_cut=can_cut, sliding_window=sliding_window
@@ -116,6 +118,7 @@ def test_requests_get_the_same_tokens_together_as_alone(
         is_recurrent=not can_cut,
         is_guessing=is_guessing,
     ) as loop:
+        loop.prefixes._worth_keeping_tokens = worth_keeping_tokens
         streams = [loop.submit(request(tokens, max_tokens)) for tokens, max_tokens in jobs]
         found = [list(stream.result().tokens) for stream in streams]
     assert found == [completion_of(tokens, max_tokens) for tokens, max_tokens in jobs]
