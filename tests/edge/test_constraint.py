@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from edge.constraint import Constraint, ConstraintCompiler, Matcher
 from edge.errors import EdgeError
 from edge.llama.model import Model
 from edge.llama.vocab import Vocab
+from edge.matcher import MAX_FORCED_TOKENS
 from tests.edge.toy_vocabulary import ByteVocabulary
 
 WORDS = [b'{"', b'": ', b'", "', b"ab", b"abc", b"name", b"true", b", "]
@@ -41,6 +43,17 @@ def vocab() -> ByteVocabulary:
 @pytest.fixture(scope="module")
 def compiler(vocab: ByteVocabulary) -> ConstraintCompiler:
     return ConstraintCompiler(vocab)
+
+
+@pytest.fixture(scope="module")
+def real_vocab(demo_gguf: Path) -> Iterator[Vocab]:
+    with Model(demo_gguf, vocabulary_only=True) as model:
+        yield model.vocab
+
+
+@pytest.fixture(scope="module")
+def real_compiler(real_vocab: Vocab) -> ConstraintCompiler:
+    return ConstraintCompiler(real_vocab)
 
 
 def matches(matcher: Matcher, tokens: list[int]) -> bool:
@@ -175,9 +188,16 @@ def test_forced_tokens_know_nothing_of_the_space_that_starts_a_text() -> None:
     assert texts(vocab, matcher.forced_tokens()) == [b'{"', b"name", b'": ']
 
 
-def test_a_long_run_of_forced_tokens_is_told_at_once(compiler: ConstraintCompiler) -> None:
+def test_a_long_run_of_forced_tokens_is_told_in_parts(compiler: ConstraintCompiler) -> None:
     matcher = compiler.compile(Constraint.regex("z{1000}"))
-    assert matcher.forced_tokens() == [ord("z")] * 1000
+    parts = []
+    while forced := matcher.forced_tokens():
+        parts.append(len(forced))
+        for token in forced:
+            assert token == ord("z")
+            matcher.accept(token)
+    assert parts == [MAX_FORCED_TOKENS] * 3 + [1000 - 3 * MAX_FORCED_TOKENS]
+    assert matcher.is_stopped
 
 
 def test_the_reply_may_end_exactly_where_it_is_whole(compiler: ConstraintCompiler, vocab: ByteVocabulary) -> None:
@@ -272,14 +292,22 @@ def test_a_schema_that_cannot_be_enforced_is_refused_with_reason_and_place(
 @pytest.mark.parametrize(
     ("constraint", "message"),
     [
-        (Constraint.regex("[a"), "regular expression cannot be enforced: .*unclosed character class"),
+        (
+            Constraint.regex("[a"),
+            "regular expression cannot be enforced: regex parse error: .*unclosed character class",
+        ),
+        (Constraint.regex("(" * 20_000), "unclosed group"),
+        (Constraint.choice([f"option number {number}" for number in range(30_000)]), "has 6[0-9]+ characters"),
         (Constraint.regex(r"(a)\1"), "backreferences are not supported"),
         (Constraint.regex(r"a\b"), "lookarounds not supported"),
         (Constraint.grammar("start: x"), 'grammar cannot be enforced: line 1, column 8: unknown name: "x"'),
         (Constraint.grammar('start: "a'), "line 1, column 10: lexer error"),
         (Constraint.grammar("hello"), "Expected token ':'"),
-        (Constraint.grammar("root ::= x"), "GBNF grammar cannot be read: Rule 'x' not found"),
-        (Constraint.grammar('root ::= ("a"'), r"GBNF grammar cannot be read: Expected '\)' at line 1"),
+        (Constraint.grammar('root ::= "a"\n  "x" y'), "line 2, column 3: Expected name"),
+        (Constraint.grammar("root ::= x"), "GBNF grammar cannot be read: line 1, column 10: Rule 'x' not found"),
+        (Constraint.grammar('root ::= ("a"'), r"GBNF grammar cannot be read: line 1, column 14: Expected '\)'"),
+        (Constraint.grammar('root ::= "a"\nroot ::= "b"'), "line 2, column 1: there is a rule 'root' already"),
+        (Constraint.grammar("start: " + '"a" ' * 200_000), "grammar has 800007 characters"),
         (Constraint.grammar('begin ::= "a"'), "No 'root' rule found"),
         (Constraint.grammar("start: start"), "nothing can come next"),
         (Constraint.grammar('start: %json {"not": {}}'), "Unimplemented keys"),
@@ -293,6 +321,71 @@ def test_a_grammar_that_cannot_be_enforced_is_refused_with_the_reason(
         compiler.compile(constraint)
     assert caught.value.hint
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Constraint.regex("(a{1000}){1000}"),
+        Constraint.regex("((a{100}){100}){100}x"),
+        Constraint.regex("a{1000000}"),
+        Constraint.grammar('start: x{1000000}\nx: "a"'),
+        Constraint.json_schema({"const": "x y" * 150_000}),
+        Constraint.json_schema({"enum": [f"value {number}" for number in range(100_000)]}),
+        Constraint.json_schema({"type": "string", "pattern": "^(a{1000}){1000}$"}),
+        Constraint.json_schema({"type": "array", "minItems": 1_000_000, "items": {"const": "abc"}}),
+        Constraint.json_schema({"type": "object", "properties": {f"p{number}": {} for number in range(2000)}}),
+    ],
+)
+def test_a_constraint_that_explodes_ends_in_an_error(real_compiler: ConstraintCompiler, constraint: Constraint) -> None:
+    with pytest.raises(EdgeError, match=r"too many|Too many|too big|items; max is|has [0-9]+ characters") as caught:
+        follow(real_compiler.compile(constraint), 50)
+    assert "<" not in caught.value.message
+    assert caught.value.hint
+
+
+def follow(matcher: Matcher, steps: int) -> None:
+    """Writes what the matcher allows first."""
+    for _ in range(steps):
+        for token in matcher.forced_tokens() or np.flatnonzero(matcher.allowed_tokens())[:1]:
+            matcher.accept(int(token))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    "pattern", ["(x+x+)+y", "(.*a){20}(.*b){20}", "(a|b)*a(a|b){20}c", r"(\p{L}\p{M}*){500}\w{2000}"]
+)
+def test_a_pattern_that_would_explode_when_it_is_searched_for_is_followed(
+    real_compiler: ConstraintCompiler, pattern: str
+) -> None:
+    follow(real_compiler.compile(Constraint.regex(pattern)), 50)
+
+
+def test_several_threads_compile_a_constraint_once(vocab: ByteVocabulary) -> None:
+    class Counting(ByteVocabulary):
+        reads = 0
+
+        def pieces(self) -> list[bytes]:
+            self.reads += 1
+            return super().pieces()
+
+    counting = Counting(WORDS)
+    compiler = ConstraintCompiler(counting)
+    constraints = [Constraint.json_schema(PERSON), Constraint.regex("[a-c]+!?"), Constraint.regex("(")] * 8
+    with ThreadPoolExecutor(8) as threads:
+        outcomes = list(threads.map(lambda constraint: outcome_of(compiler, constraint), constraints))
+    assert counting.reads == 1
+    assert outcomes[:3] * 8 == outcomes
+    assert "unclosed group" in outcomes[2]
+
+
+def outcome_of(compiler: ConstraintCompiler, constraint: Constraint) -> str:
+    """What may begin a reply, or why none can."""
+    try:
+        return str(np.flatnonzero(compiler.compile(constraint).allowed_tokens()))
+    except EdgeError as error:
+        return str(error)
 
 
 def test_a_long_reason_is_cut(compiler: ConstraintCompiler) -> None:
@@ -331,13 +424,7 @@ def test_a_vocabulary_without_end_takes_no_constraint(vocab: ByteVocabulary) -> 
             self.end_tokens = frozenset()
 
     with pytest.raises(EdgeError, match="no token that ends a reply"):
-        ConstraintCompiler(Endless())
-
-
-@pytest.fixture(scope="module")
-def real_vocab(demo_gguf: Path) -> Iterator[Vocab]:
-    with Model(demo_gguf, vocabulary_only=True) as model:
-        yield model.vocab
+        ConstraintCompiler(Endless()).prepare()
 
 
 @pytest.mark.model
