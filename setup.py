@@ -1,8 +1,13 @@
 """Builds the optional C module; everything else about the package is in pyproject.toml."""
 
+import platform
 from pathlib import Path
 
 from setuptools import Extension, setup
+
+# x86-64's baseline, which ggml's functions are compiled for, cannot fuse operations: nor may the variants for more.
+# Elsewhere both are fused as the compiler likes it.
+UNFUSED = ["-ffp-contract=off"] if platform.machine() in ("x86_64", "AMD64") else []
 
 setup(
     ext_modules=[
@@ -10,8 +15,7 @@ setup(
             "convert._encoder",
             sources=["convert/encoder/encoder.c"],
             depends=sorted(map(str, Path("convert/encoder").glob("*.h"))),
-            # no fused multiply-add: the bytes have to be ggml's
-            extra_compile_args=["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi"],
+            extra_compile_args=["-O3", "-g0", *UNFUSED, "-fno-math-errno", "-Wno-psabi"],
             optional=True,  # without a compiler ggml's own functions are used
         )
     ]

@@ -23,9 +23,9 @@ from convert.calibration_run import MatrixRequest, obtain_matrix
 from convert.calibration_text import DEFAULT_NAME
 from convert.pipeline import write_checkpoint
 from convert.plan import ConversionOptions
-from convert.pool import usable_threads
 from convert.proof_logits import divergences
 from edge.demo import DEMO_NAME, build_demo_checkpoint
+from edge.devices import physical_cores
 from edge.errors import EdgeError
 from edge.llama.context import Batch, Context
 from edge.llama.model import Model
@@ -77,7 +77,7 @@ def main() -> None:
     arguments = _parse()
     try:
         checkpoint = arguments.checkpoint or build_demo_checkpoint(cache_directory() / "demo" / DEMO_NAME)
-        threads = arguments.threads or usable_threads()
+        threads = arguments.threads or physical_cores()
         case = Case(checkpoint, arguments.quant.upper(), arguments.calibrate, arguments.text, threads)
         comparison = compare(case)
     except EdgeError as error:

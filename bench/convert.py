@@ -25,7 +25,7 @@ from bench.encode import KINDS
 from bench.encode import measure as measure_encoder
 from bench.process import DISK_BLOCK_BYTES, run_measured
 from convert.checkpoint import Checkpoint, read_checkpoint
-from edge.devices import read_cores
+from edge.devices import physical_cores
 from edge.errors import EdgeError
 from edge.gguf_file import read_gguf
 from edge.terminal import note, report_error
@@ -40,7 +40,7 @@ def main() -> None:
     case = Case(
         shape_name=arguments.size,
         quantizations=tuple(dict.fromkeys(arguments.quant.upper().split(","))),
-        threads=arguments.threads or read_cores().logical,
+        threads=arguments.threads or physical_cores(),
         converter=Converter(arguments.converter, arguments.converter_python) if arguments.converter else None,
     )
     try:
@@ -168,7 +168,7 @@ def _parse() -> argparse.Namespace:
         description="Measure a conversion against writing a BF16 file and quantizing that with llama.cpp.",
     )
     parser.add_argument("--quant", default="Q4_K_M", metavar="QUANT[,...]", help="default: Q4_K_M")
-    parser.add_argument("--threads", type=int, metavar="N", help="default: all that this process may use")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: the cores that this process may use")
     parser.add_argument("--size", choices=SHAPES, default="1.2B", help="parameters of the checkpoint")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="rounds; figures are medians of them")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the checkpoint there, or use the one it holds")

@@ -13,7 +13,8 @@ import numpy as np
 
 from convert.calibration_text import CalibrationText
 from convert.imatrix import ImportanceMatrix, TensorImportance, check_values
-from convert.pool import Progress, ProgressCallback, usable_threads
+from convert.pool import Progress, ProgressCallback
+from edge.devices import physical_cores
 from edge.errors import EdgeError
 from edge.gguf_file import read_gguf
 from edge.llama.activations import ActivationRecorder, ActivationSums
@@ -48,7 +49,7 @@ def measure_importance(
             context_tokens=chunk_tokens,
             batch_tokens=batch_tokens,
             max_outputs=batch_tokens,
-            threads=threads or usable_threads(),
+            threads=threads or physical_cores(),
             recorder=recorder,
         ) as context:
             for number, chunk in enumerate(chunks):

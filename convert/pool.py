@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from edge.devices import physical_cores
 from edge.errors import EdgeError
 
 Task = TypeVar("Task")
@@ -38,9 +38,10 @@ def work_through(
 ) -> None:
     """Call `work` for every task, in several threads; raises the first error once all threads have ended.
 
-    `size_bytes` is a task's share of the progress' `total_bytes`; `threads` defaults to the cores that may be used.
+    `size_bytes` is a task's share of the progress' `total_bytes`; `threads` defaults to the cores that may be used: a
+    second thread of a core would share the units that all the work is done in.
     """
-    count = usable_threads() if threads is None else threads
+    count = physical_cores() if threads is None else threads
     if count < 1:
         raise EdgeError(f"{count} threads cannot do any work.", hint="Give --threads a number from 1 on.")
     queue = _TaskQueue(tasks)
@@ -70,11 +71,6 @@ def _wait(workers: Sequence[threading.Thread], seconds: float) -> bool:
     for worker in workers:
         worker.join(max(0.0, deadline - time.monotonic()))
     return not any(worker.is_alive() for worker in workers)
-
-
-def usable_threads() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _TaskQueue(Generic[Task]):

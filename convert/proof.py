@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from convert.plan import ConversionPlan
-from convert.pool import Progress, ProgressCallback, usable_threads
+from convert.pool import Progress, ProgressCallback
 from convert.proof_logits import largest_divergence_allowed
 from convert.proof_template import TemplateFinding, compare_templates, try_template
 from convert.proof_tokens import TokenDifference, proof_texts, shown_text
@@ -23,7 +23,7 @@ from convert.quantization_error import ERROR_BOUNDS
 from convert.trial import TrialTimeoutError, try_in_child
 from convert.verify import TensorProof, verify_file, verify_planned
 from convert.vocabulary import TokenType
-from edge.devices import read_ram
+from edge.devices import physical_cores, read_ram
 from edge.errors import EdgeError
 from edge.gguf_file import GGUFFile, read_gguf
 from edge.quantities import size_text
@@ -110,7 +110,7 @@ def prove(
 
     What is wrong with the file is in the proof; EdgeError only if it cannot be read as a GGUF file at all.
     """
-    return _Prover(read_gguf(path), plan, threads or usable_threads(), display).prove(against_logits)
+    return _Prover(read_gguf(path), plan, threads or physical_cores(), display).prove(against_logits)
 
 
 class _Prover:

@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from convert.encode import encoder_name
+from convert.encode import encoder_name, types_left_to_ggml
 from convert.plan import ConversionPlan, FilePlan
 from convert.proof import Proof
 from convert.proof_record import proof_document
 from convert.proven import ProvenModel
 from convert.quantization_error import TensorError
 from convert.verify import TensorProof
+from edge.gguf_format import TensorType
 from edge.tables import cell, table
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def plan_document(plan: ConversionPlan) -> dict[str, Any]:
 def result_document(plan: ConversionPlan, models: Sequence[ProvenModel]) -> dict[str, Any]:
     """A plan that was carried out, what quantized its weights, and the proof of each model."""
     proofs = [{**proof_document(model.proof), "path": str(model.path)} for model in models]
-    return {**plan_document(plan), "encoder": encoder_name(), "proofs": proofs}
+    left = list(types_left_to_ggml(_types(plan)))
+    return {**plan_document(plan), "encoder": encoder_name(), "types_left_to_ggml": left, "proofs": proofs}
 
 
 def render_plan(plan: ConversionPlan) -> Group:
@@ -74,7 +76,7 @@ def render_result(plan: ConversionPlan, models: Sequence[ProvenModel]) -> Group:
         checks = _check_lines(model.proof) if model else ["not proven"]
         lines += _entry(str(model.path if model else file.first_path), _size(plan, file), *checks)
     if any(file.recipe.is_quantized for file in plan.files):
-        lines.append(cell(_encoder_line(encoder_name())))
+        lines.append(cell(_encoder_line(encoder_name(), types_left_to_ggml(_types(plan)))))
     return _group([*lines, *_limitations(plan)])
 
 
@@ -96,10 +98,16 @@ def _check_lines(proof: Proof) -> list[str]:
     return [f"{_MARKS[check.outcome]} {check.name:<{_CHECK_WIDTH}} {check.summary}" for check in proof.checks]
 
 
-def _encoder_line(name: str) -> str:
+def _types(plan: ConversionPlan) -> list[TensorType]:
+    """All that some file has a tensor of, in the order of their ids."""
+    return sorted({kind for file in plan.files for kind in file.types.values()}, key=lambda kind: kind.id)
+
+
+def _encoder_line(name: str, left_to_ggml: Sequence[str]) -> str:
     if name == "ggml":
         return "quantized by ggml; edge doctor says how to make it several times faster"
-    return f"quantized with {name} instructions"
+    exceptions = f", {', '.join(left_to_ggml)} by ggml" if left_to_ggml else ""
+    return f"quantized with {name} instructions{exceptions}"
 
 
 def _worst_errors(errors: Sequence[TensorError]) -> Table:

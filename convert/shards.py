@@ -87,6 +87,17 @@ class ShardMaps:
         count = (last_row - first_row) * row_bytes
         return np.frombuffer(self._map(tensor), np.uint8, count, tensor.offset + first_row * row_bytes)
 
+    def read_ahead(self, tensor: SourceTensor, first_row: int, last_row: int) -> None:
+        """Has the system read these rows from the disk while something else is done. A vector is read whole."""
+        if not hasattr(mmap, "MADV_WILLNEED") or not tensor.n_bytes:
+            return
+        row_bytes = tensor.n_bytes // tensor.rows
+        last_row = min(last_row, tensor.rows)
+        first_row = min(first_row, last_row - 1)
+        mapped = self._map(tensor)
+        begin = (tensor.offset + first_row * row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_WILLNEED, begin, tensor.offset + last_row * row_bytes - begin)
+
     def release(self, tensor: SourceTensor, first_row: int, last_row: int) -> None:
         """Lets the system take back the memory of these rows; reading them again fetches them from the file.
 

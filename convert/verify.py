@@ -22,7 +22,7 @@ from convert.plan import ConversionPlan, open_source, plan_conversion
 from convert.pool import ProgressCallback, work_through
 from convert.quantization_error import ERROR_BOUNDS, ErrorSums, TensorError
 from convert.shards import ShardMaps
-from convert.slabs import SLAB_ELEMENTS, Slab, read_slab, release_slab, slabs, source_bytes
+from convert.slabs import SLAB_ELEMENTS, Slab, read_ahead, read_slab, release_slab, slabs, source_bytes
 from edge.errors import EdgeError
 from edge.gguf_file import GGUFFile, TensorInfo, read_gguf
 from edge.llama.quantize import dequantize_rows, is_sound
@@ -105,7 +105,7 @@ def verify_planned(
             sums.add(tensor.name, tensor.type, slab.first, wanted, found)
 
         work_through(
-            (slab for tensor in plan.tensors for slab in slabs(tensor)),
+            read_ahead((slab for tensor in plan.tensors for slab in slabs(tensor)), maps),
             compare,
             size_bytes=source_bytes,
             threads=threads,

@@ -25,7 +25,7 @@ from convert.layout import PartPlan
 from convert.plan import ConversionPlan, FilePlan
 from convert.pool import ProgressCallback, work_through
 from convert.shards import ShardMaps
-from convert.slabs import Slab, read_slab, release_slab, slabs, source_bytes, stored_encoding
+from convert.slabs import Slab, read_ahead, read_slab, release_slab, slabs, source_bytes, stored_encoding
 from edge.errors import EdgeError
 from edge.gguf_format import TensorType
 from edge.llama.quantize import is_sound
@@ -215,7 +215,7 @@ def _write_tensors(
     threads: int | None,
     progress: ProgressCallback | None,
 ) -> None:
-    pending = (slab for tensor in plan.tensors for slab in slabs(tensor))
+    pending = read_ahead((slab for tensor in plan.tensors for slab in slabs(tensor)), maps)
     work_through(
         pending,
         lambda slab: _convert_slab(slab, plan, models, maps),

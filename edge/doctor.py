@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from convert.encode import encoder_name
+from convert.encode import encoder_name, types_left_to_ggml
 from edge.devices import SIMD_NAMES, Gpu, Machine, examine_machine
+from edge.gguf_format import TENSOR_TYPES
 from edge.llama import library, system
 from edge.llama.system import ComputeDevice
 from edge.quantities import size_text
@@ -65,6 +66,8 @@ class Installation:
     devices: tuple[ComputeDevice, ...]
     encoder: str
     """What quantizes weights in conversions: the instruction set of edge's own module, or "ggml"."""
+    types_left_to_ggml: tuple[str, ...] = ()
+    """Types that ggml quantizes even so, because the module's bytes would differ on this processor."""
     declined: tuple[str, ...] = ()
     """Instruction sets that edge keeps the library off, because it was compiled wrongly for them."""
 
@@ -114,6 +117,7 @@ def examine_installation() -> Installation:
         supports_gpu_offload=system.supports_gpu_offload(),
         devices=tuple(system.devices()),
         encoder=encoder_name(),
+        types_left_to_ggml=types_left_to_ggml(TENSOR_TYPES.values()),
         declined=tuple(sorted(declined)),
     )
 
@@ -301,9 +305,17 @@ def _processor_rows(report: Report) -> list[tuple[str, str]]:
         ("threads used", str(report.threads)),
         ("instructions used", ", ".join(installation.simd) or "none beyond the baseline"),
         ("not used", ", ".join(unused) or "none"),
-        ("quantizes with", "ggml" if installation.encoder == "ggml" else f"{installation.encoder} instructions"),
+        ("quantizes with", _encoder_text(installation)),
         ("library features", ", ".join(installation.features) or "none"),
     ]
+
+
+def _encoder_text(installation: Installation) -> str:
+    if installation.encoder == "ggml":
+        return "ggml"
+    left = installation.types_left_to_ggml
+    exceptions = f"; {', '.join(left)} with ggml, for the same bytes" if left else ""
+    return f"{installation.encoder} instructions{exceptions}"
 
 
 def _memory_rows(report: Report) -> list[tuple[str, str]]:

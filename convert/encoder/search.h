@@ -1,7 +1,8 @@
 // The searches for the scale of a sub-block, over LANES sub-blocks at once.
 //
 // Source: llama.cpp, ggml/src/ggml-quants.c, make_qkx2_quants (make_qkx3_quants is the same where it is used),
-// make_qx_quants, make_q3_quants and quantize_row_iq4_nl_impl. The order of every lane's operations is theirs.
+// make_qx_quants, make_q3_quants and quantize_row_iq4_nl_impl. The order of every lane's operations is theirs, and so
+// are the expressions that they stand in: where Clang fuses operations, it does so within an expression.
 // Included after lanes.h, once for each instruction set. `count` is a constant wherever these are used.
 
 #define SEARCH static inline __attribute__((always_inline))
@@ -59,11 +60,10 @@ SEARCH int NAME(search_affine)(const floats *x, const floats *weight, int count,
         floats sum_l = NAME(splat)(0), sum_l2 = sum_l, sum_xl = sum_l;
         for (int i = 0; i < count; i++) {
             const floats l = NAME(level)(inverse * (x[i] - min), 0, range.levels, by_bits);
-            const floats wl = weight[i] * l;
             level[i] = l;
-            sum_l += wl;
-            sum_l2 += wl * l;
-            sum_xl += wl * x[i];
+            sum_l += weight[i] * l;
+            sum_l2 += weight[i] * l * l;
+            sum_xl += weight[i] * l * x[i];
         }
         const floats determinant = sum_w * sum_l2 - sum_l * sum_l;
         floats this_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
@@ -209,9 +209,8 @@ SEARCH floats NAME(search_codebook)(const floats *x, const floats *weight) {
         floats sum_qx = NAME(splat)(0), sum_q2 = sum_qx;
         for (int i = 0; i < COUNT; i++) {
             const floats q = NAME(codebook_value)(inverse * x[i]);
-            const floats wq = weight[i] * q;
-            sum_qx += wq * x[i];
-            sum_q2 += wq * q;
+            sum_qx += weight[i] * q * x[i];
+            sum_q2 += weight[i] * q * q;
         }
         const floats this_scale = sum_qx / sum_q2;
         ints is_better = sum_q2 > 0;

@@ -25,8 +25,10 @@ SEARCH void NAME(encode_scaled)(const float *x, const float *importance, float m
             }
             scale = extreme / -(float) limit;
             inverse = NAME(select)(scale != 0, 1 / scale, NAME(splat)(0));
-            for (int i = 0; i < 32; i++)
-                NAME(scatter)(NAME(cut_level)(value[i] * inverse + (limit + 0.5f), 2 * limit - 1), levels, 32, i);
+            for (int i = 0; i < 32; i++) {
+                const floats scaled = value[i] * inverse;
+                NAME(scatter)(NAME(cut_level)(scaled + (limit + 0.5f), 2 * limit - 1), levels, 32, i);
+            }
         }
         memcpy(scales + first, &scale, sizeof scale);
     }
@@ -61,8 +63,10 @@ SEARCH void NAME(encode_ranged)(const float *x, const float *importance, float m
             }
             scale = (max - min) / (float) range.levels;
             const floats inverse = NAME(select)(scale != 0, 1 / scale, NAME(splat)(0));
-            for (int i = 0; i < 32; i++)
-                NAME(scatter)(NAME(cut_level)((value[i] - min) * inverse + 0.5f, range.levels), levels, 32, i);
+            for (int i = 0; i < 32; i++) {
+                const floats scaled = (value[i] - min) * inverse;
+                NAME(scatter)(NAME(cut_level)(scaled + 0.5f, range.levels), levels, 32, i);
+            }
         }
         memcpy(scales + first, &scale, sizeof scale);
         memcpy(mins + first, &min, sizeof min);

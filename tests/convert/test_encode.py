@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,82 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from convert import _encoder
-from convert.encode import encode_rows, encoder_name
+from convert.encode import encode_rows, encoder_name, is_vectorized, types_left_to_ggml
 from edge.gguf_format import TENSOR_TYPES, TensorType
 from edge.llama.quantize import Floats, dequantize_rows, quantize_rows
+from tests.convert.encoder_rows import COLUMNS, IMPORTANCE, ROWS, random
 from tests.tiny import TINY, tensor_shapes, tensor_values
 
 KINDS = [kind for kind in TENSOR_TYPES.values() if kind.id in _encoder.types()]
 VARIANTS = ("avx512", "avx2", "baseline")
-COLUMNS = 512
 same_bytes = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="ggml's operations may be fused on this processor"
 )
-SHAPE = (12, COLUMNS)
-
-
-def random(seed: int = 7) -> np.random.Generator:
-    return np.random.default_rng(seed)
-
-
-def with_outliers() -> np.ndarray:
-    values = random().standard_normal(SHAPE) * 0.01
-    values[:, 5] = 1000
-    return values
-
-
-def any_finite_bits() -> np.ndarray:
-    values = random().integers(0, 2**32, SHAPE, dtype=np.uint32).view(np.float32)
-    return np.where(np.isfinite(values), values, 0)
-
-
-ROWS: dict[str, Callable[[], np.ndarray]] = {
-    "normal": lambda: random().standard_normal(SHAPE) * 0.02,
-    "heavy-tailed": lambda: random().standard_t(1.5, SHAPE) * 0.02,
-    "constant": lambda: np.full(SHAPE, 0.37),
-    "negative constant": lambda: np.full(SHAPE, -0.37),
-    "zero": lambda: np.zeros(SHAPE),
-    "outliers": with_outliers,
-    "denormal": lambda: random().standard_normal(SHAPE) * 1e-40,
-    "below the smallest scale": lambda: random().standard_normal(SHAPE) * 1e-16,
-    "huge": lambda: random().standard_normal(SHAPE) * 1e30,
-    "squares overflow": lambda: random().standard_normal(SHAPE) * 1e19,
-    "positive": lambda: np.abs(random().standard_normal(SHAPE)),
-    "negative": lambda: -np.abs(random().standard_normal(SHAPE)),
-    "nearly constant": lambda: 1 + 1e-6 * random().standard_normal(SHAPE),
-    "nearly constant, negative": lambda: -1 + 1e-6 * random().standard_normal(SHAPE),
-    "sparse": lambda: random().standard_normal(SHAPE) * (random(8).random(SHAPE) < 0.05),
-    "of every size": lambda: random().standard_normal(SHAPE) * 10.0 ** random(8).integers(-30, 8, SHAPE),
-    "sub-blocks of every size": lambda: (
-        random().standard_normal((*SHAPE[:1], 16, 32)) * 10.0 ** random(8).integers(-12, 2, (SHAPE[0], 16, 1))
-    ).reshape(SHAPE),
-    "whole numbers": lambda: random().integers(-3, 4, SHAPE).astype(float),
-    "any bits": any_finite_bits,
-}
-
-
-def columns_of_no_importance() -> Floats:
-    """Zeros here and there, in a whole sub-block of 32, in one of 16, and in a whole block of 256."""
-    importance = (random().random(COLUMNS) + 0.01) * (random(8).random(COLUMNS) > 0.4)
-    importance[32:64] = importance[96:112] = importance[256:] = 0
-    return importance.astype(np.float32)
-
-
-def any_positive_bits() -> Floats:
-    values = random().integers(0, 2**31, COLUMNS, dtype=np.uint32).view(np.float32)
-    return np.where(np.isfinite(values), values, 0).astype(np.float32)
-
-
-IMPORTANCE: dict[str, Callable[[], Floats | None]] = {
-    "none": lambda: None,
-    "even": lambda: np.ones(COLUMNS, np.float32),
-    "uneven": lambda: (random().random(COLUMNS) + 0.01).astype(np.float32),
-    "zero": lambda: np.zeros(COLUMNS, np.float32),
-    "zero in places": columns_of_no_importance,
-    "heavy-tailed": lambda: (np.abs(random().standard_t(1.2, COLUMNS)) ** 3).astype(np.float32),
-    "of every size": lambda: (10.0 ** random().integers(-30, 20, COLUMNS)).astype(np.float32),
-    "any bits": any_positive_bits,
-}
 
 
 @pytest.fixture(params=VARIANTS)
@@ -164,6 +99,42 @@ def test_bytes_are_ggmls_for_whatever_a_row_holds(rows: Floats, importance: Floa
             continue
         assert_same_bytes(rows, importance)
     _encoder.use()
+
+
+@same_bytes
+def test_no_type_is_left_to_ggml_on_this_processor() -> None:
+    assert types_left_to_ggml(TENSOR_TYPES.values()) == ()
+
+
+class OtherBytes:
+    """An encoder with a byte of its own in the rows of one type, where they are weighted."""
+
+    @staticmethod
+    def encode(kind: int, rows: Floats, out: np.ndarray, columns: int, importance: Floats | None) -> None:
+        _encoder.encode(kind, rows, out, columns, importance)
+        if kind == TENSOR_TYPES["Q4_K"].id and importance is not None:
+            out[1000] ^= 1
+
+
+def test_type_whose_bytes_would_differ_is_left_to_ggml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convert.encode._encoder", OtherBytes)
+    is_vectorized.cache_clear()
+    try:
+        kind = TENSOR_TYPES["Q4_K"]
+        rows, importance = random().standard_normal((64, 256)).astype(np.float32), np.ones(256, np.float32)
+        ours, theirs = (np.empty(64 * kind.block_bytes, np.uint8) for _ in range(2))
+        encode_rows(rows, kind, ours, importance)
+        quantize_rows(rows, kind, theirs, importance)
+        assert (ours == theirs).all()
+        assert not is_vectorized(kind, has_importance=True)
+        assert types_left_to_ggml([kind, TENSOR_TYPES["F32"]]) == ("Q4_K",)
+    finally:
+        is_vectorized.cache_clear()
+
+
+def test_type_that_the_module_does_not_have_is_ggmls_and_not_listed() -> None:
+    assert not is_vectorized(TENSOR_TYPES["IQ3_S"], has_importance=True)
+    assert types_left_to_ggml([TENSOR_TYPES["IQ3_S"], TENSOR_TYPES["F16"]]) == ()
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from convert.pool import Progress, ProgressCallback, usable_threads, work_through
+from convert.pool import Progress, ProgressCallback, work_through
 from edge.errors import EdgeError
 
 
@@ -29,16 +29,17 @@ def test_every_task_is_done_once(threads: int | None) -> None:
     assert sorted(done) == list(range(1, 200))
 
 
-def test_threads_default_to_the_cores_that_may_be_used() -> None:
+def test_threads_default_to_the_cores_and_not_to_what_shares_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convert.pool.physical_cores", lambda: 3)
     names = set()
-    barrier = threading.Barrier(usable_threads())
+    barrier = threading.Barrier(3)
 
     def work(task: int) -> None:
         barrier.wait(timeout=60)  # passes only when that many threads work at once
         names.add(threading.current_thread().name)
 
-    run(iter(range(1, usable_threads() + 1)), work, threads=None)
-    assert len(names) == usable_threads()
+    run(iter(range(1, 3 + 1)), work, threads=None)
+    assert len(names) == 3
 
 
 def test_no_tasks_are_done_at_once() -> None:

@@ -13,8 +13,8 @@ from convert.families import FAMILIES
 from convert.imatrix import ImportanceMatrix, TensorImportance
 from convert.pipeline import write_checkpoint
 from convert.plan import ConversionOptions
-from convert.pool import usable_threads
 from convert.recipes import RECIPES
+from edge.devices import physical_cores
 from edge.gguf_file import read_gguf
 from edge.llama.quantize import FileQuantization, quantize_file
 from tests.convert.conftest import TinyFolder
@@ -65,7 +65,7 @@ def test_tensors_equal_those_of_llama_model_quantize(name: str, tmp_path: Path) 
 def check_against_llama_cpp(source: Path, ours: list[Path], oracle: Path, wanted: list[FileQuantization]) -> None:
     """Every tensor of our files has the bytes that llama_model_quantize makes of the file `source`."""
     for quantization, path in zip(wanted, ours, strict=True):
-        quantize_file(source, oracle, quantization, threads=usable_threads())
+        quantize_file(source, oracle, quantization, threads=physical_cores())
         expected, found = stored_tensors(oracle), stored_tensors(path)
         assert found.keys() == expected.keys()
         different = [tensor for tensor in expected if found[tensor] != expected[tensor]]

@@ -102,6 +102,15 @@ def test_result_says_when_ggml_quantized(tiny: TinyFolder, monkeypatch: pytest.M
     assert result_document(plan, [])["encoder"] == "ggml"
 
 
+def test_result_says_which_types_were_left_to_ggml(tiny: TinyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "convert.report.types_left_to_ggml", lambda kinds: [kind.name for kind in kinds if kind.is_quantized]
+    )
+    plan = plan_checkpoint(tiny("llama3"), ["Q4_K_M"], Path("out"))
+    assert lines(render_result(plan, []))[-1] == f"quantized with {encoder_name()} instructions, Q4_K, Q6_K by ggml"
+    assert result_document(plan, [])["types_left_to_ggml"] == ["Q4_K", "Q6_K"]
+
+
 def test_rejected_model_is_shown_where_it_lies(tiny: TinyFolder) -> None:
     plan = plan_checkpoint(tiny("qwen3"), ["F16"], Path("out"))
     shown = lines(render_result(plan, [ProvenModel(plan.files[0], proof_of(plan.files[0].path))]))
@@ -177,7 +186,12 @@ def test_plan_as_a_document(tiny: TinyFolder) -> None:
         ],
         "limitations": [],
     }
-    assert result_document(plan, []) == {**plan_document(plan), "encoder": encoder_name(), "proofs": []}
+    assert result_document(plan, []) == {
+        **plan_document(plan),
+        "encoder": encoder_name(),
+        "types_left_to_ggml": [],
+        "proofs": [],
+    }
 
 
 def test_proof_as_a_document() -> None:

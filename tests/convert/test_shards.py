@@ -156,3 +156,23 @@ def test_type_narrower_than_a_byte_has_no_values(tmp_path: Path) -> None:
     write_safetensors(path, [("t", "F4", (2, 2), lambda: b"\0\0")])
     with ShardMaps() as maps, pytest.raises(EdgeError, match="t is F4, which has no values to read"):
         maps.rows(read_safetensors_header(path).tensors["t"], 0, 1)
+
+
+def test_rows_that_were_asked_for_ahead_read_the_same(sixteen_mib: SourceTensor, tmp_path: Path) -> None:
+    vector = write_one(tmp_path / "vector.safetensors", "F32", np.arange(5000, dtype=np.float32))
+    with ShardMaps() as maps:
+        for first in range(0, sixteen_mib.rows, 100):
+            maps.read_ahead(sixteen_mib, first, min(first + 100, sixteen_mib.rows))
+        maps.read_ahead(vector, 4000, 5000)  # rows of a vector are its elements
+        with ShardMaps() as others:
+            np.testing.assert_array_equal(
+                maps.rows(sixteen_mib, 0, sixteen_mib.rows), others.rows(sixteen_mib, 0, sixteen_mib.rows)
+            )
+        assert maps.rows(vector, 0, 1)[0, 4999] == 4999
+
+
+def test_reading_ahead_of_a_file_that_shrank_names_it(tmp_path: Path) -> None:
+    tensor = write_one(tmp_path / "one.safetensors", "F32", np.zeros((4, 1000), np.float32))
+    (tmp_path / "one.safetensors").write_bytes(bytes(4096))
+    with ShardMaps() as maps, pytest.raises(EdgeError, match="ends at"):
+        maps.read_ahead(tensor, 0, 4)

@@ -174,6 +174,16 @@ def test_quantizing_without_our_own_module_is_found_with_the_way_to_compile_it(
     assert finding.command == f"pip install --force-reinstall --no-deps {source}"
 
 
+def test_types_that_are_left_to_ggml_are_shown() -> None:
+    def encoder(installation: Installation) -> str:
+        lines = [" ".join(line.split()) for line in shown(report(installation=installation), width=200).splitlines()]
+        return next(line for line in lines if line.startswith("quantizes with"))
+
+    installation = replace(INSTALLATION, encoder="baseline", types_left_to_ggml=("Q4_K", "Q6_K"))
+    assert encoder(installation) == ("quantizes with baseline instructions; Q4_K, Q6_K with ggml, for the same bytes")
+    assert encoder(replace(INSTALLATION, encoder="ggml")) == "quantizes with ggml"
+
+
 def test_powershell_gets_its_own_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     assert doctor.reinstall_command("-DGGML_CUDA=on", None) == (
