@@ -199,8 +199,9 @@ class Loop:
 
     def _receive(self) -> None:
         """Take arrivals in; wait for one if there is nothing else to do."""
-        if not self.is_busy:
-            self._deliver()
+        if self.is_busy and self._arrivals.empty():
+            return
+        self._deliver()
         while not self.is_busy or not self._arrivals.empty():
             arrival = self._arrivals.get()
             if arrival is None:
@@ -236,7 +237,8 @@ class Loop:
     def _drop_ended(self) -> None:
         """End what was cancelled or has run out of time."""
         now = time.perf_counter()
-        for job in [*self._waiting, *(slot.job for slot in self.prefixes.busy if slot.job)]:
+        jobs = [slot.job for slot in self.prefixes.busy if slot.job]
+        for job in [*self._waiting, *jobs] if self._waiting else jobs:
             if job.stream.is_cancelled:
                 self._finish(job, "cancelled")
             elif now > job.deadline:
@@ -382,9 +384,9 @@ class Loop:
 
     def _take_out(self, job: Job) -> None:
         """Take a request out of the loop, wherever it is."""
-        for slot in self.prefixes.busy:
-            if slot.job is job:
-                self.prefixes.release(slot)
+        slot = next((slot for slot in self.prefixes.busy if slot.job is job), None)
+        if slot:
+            self.prefixes.release(slot)
         self._waiting.end(job)
         with self._lock:
             self._in_flight -= 1

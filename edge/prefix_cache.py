@@ -55,16 +55,14 @@ class PrefixCache:
         checkpoint_bytes: int = 0,
     ) -> None:
         self.slots = [Slot(sequence) for sequence in range(sequences)]
+        self.busy: list[Slot] = []
+        """Those with a request, in the order in which these came."""
         self._memory = memory
         self._sliding_window = sliding_window
         self.is_recurrent = is_recurrent
         self._checkpoint_bytes = checkpoint_bytes
         self._worth_keeping_tokens = _WORTH_KEEPING_TOKENS
         self._next_cell = 0
-
-    @property
-    def busy(self) -> list[Slot]:
-        return [slot for slot in self.slots if slot.job]
 
     @property
     def idle(self) -> list[Slot]:
@@ -91,6 +89,7 @@ class PrefixCache:
         kept = self._take_over(target, start) if start else self._forget(target)
         target.adapters = job.adapters
         target.job = job
+        self.busy.append(target)
         self._evict()
         return target, kept
 
@@ -244,6 +243,7 @@ class PrefixCache:
         job = slot.job
         assert job is not None
         slot.job = None
+        self.busy.remove(slot)
         slot.last_used = time.perf_counter()
         return job
 

@@ -27,8 +27,6 @@ class _Point:
 
     def __init__(self, bucket: int) -> None:
         self.bucket = bucket
-        self.tokens = 0.0
-        self.seconds = 0.0
         self._steps: deque[tuple[int, float]] = deque(maxlen=_KEPT_STEPS)
         self._last_step = 0
         self._times_in_the_way = 0
@@ -40,9 +38,15 @@ class _Point:
         self._last_step = step
         self._times_in_the_way = 0
         self._steps.append((tokens, seconds))
-        self.tokens = sum(tokens for tokens, _ in self._steps) / len(self._steps)
-        # of two, the shorter: what disturbs a step makes it longer
-        self.seconds = sorted(seconds for _, seconds in self._steps)[(len(self._steps) - 1) // 2]
+
+    @property
+    def tokens(self) -> float:
+        return sum(tokens for tokens, _ in self._steps) / len(self._steps)
+
+    @property
+    def seconds(self) -> float:
+        """The median; of two, the shorter: what disturbs a step makes it longer."""
+        return sorted(seconds for _, seconds in self._steps)[(len(self._steps) - 1) // 2]
 
     def is_to_be_measured_again(self) -> bool:
         """Counts how often the point was in the way; True when that was often enough to doubt it."""

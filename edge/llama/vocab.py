@@ -33,7 +33,7 @@ class Vocab:
         self._model = model  # keeps the native model alive
         self._llama = backend()
         self._pointer = self._llama.llama_model_get_vocab(model.pointer)
-        self._buffer = ctypes.create_string_buffer(_PIECE_BUFFER_BYTES)
+        self._pieces: dict[int, bytes] = {}
         self.size: int = self._llama.llama_vocab_n_tokens(self._pointer)
         self._normalization = _normalization(model.metadata("edge.tokenizer.normalization"))
         self._prefix_space = model.metadata("edge.tokenizer.prefix_space")
@@ -119,15 +119,18 @@ class Vocab:
 
     def piece(self, token: int) -> bytes:
         """The bytes a token adds to the text; control tokens add none."""
-        return self._piece(token, special=token in self._ordinary_tokens)
+        piece = self._pieces.get(token)
+        if piece is None:  # a text has the same few tokens over and over again
+            piece = self._pieces[token] = self._piece(token, special=token in self._ordinary_tokens)
+        return piece
 
     def _piece(self, token: int, *, special: bool) -> bytes:
-        buffer = self._buffer
+        buffer = ctypes.create_string_buffer(_PIECE_BUFFER_BYTES)  # its own: any thread may ask
         count = self._llama.llama_token_to_piece(self._pointer, token, buffer, len(buffer), 0, special)
         if count < 0:  # the buffer is too small and nothing was written
             buffer = ctypes.create_string_buffer(-count)
             count = self._llama.llama_token_to_piece(self._pointer, token, buffer, len(buffer), 0, special)
-        return buffer.raw[:count]
+        return ctypes.string_at(buffer, count)
 
     def pieces(self) -> list[bytes]:
         """`piece` of every token."""
