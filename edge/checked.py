@@ -42,25 +42,28 @@ def submit_checked(request: Request, submit: Callable[[Request], Stream]) -> Str
     constraint = request.constraint
     if constraint is None or constraint.kind != "json_schema":
         return submit(request)
-    checked = _checked(constraint)
+    checked = checked_constraint(constraint)
     if checked is None:
         return submit(request)
     return CheckedStream(replace(request, constraint=checked.enforced), checked.check, submit)
 
 
 @dataclass(frozen=True)
-class _Checked:
+class CheckedConstraint:
+    """What is enforced token by token, and the check of the whole."""
+
     enforced: Constraint
     check: SchemaCheck
 
 
 @lru_cache(maxsize=64)
-def _checked(constraint: Constraint) -> _Checked | None:
+def checked_constraint(constraint: Constraint) -> CheckedConstraint | None:
+    """How a JSON Schema is held; None if all of it can be enforced. EdgeError if it can be neither."""
     relaxation = relax(constraint)
     if not relaxation.unenforced:
         return None
     enforced = Constraint.json_schema(relaxation.schema, attempts=constraint.attempts)
-    return _Checked(enforced, SchemaCheck(parse_schema(constraint.text), relaxation))
+    return CheckedConstraint(enforced, SchemaCheck(parse_schema(constraint.text), relaxation))
 
 
 @dataclass(frozen=True)
