@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from edge.schema_check import OF_SCHEMAS, OF_SCHEMAS_BY_NAME, Schema, pointer_step
+from edge.schema_content import CONTENT_KEYWORDS
 
 ENFORCED_FORMATS = frozenset(
     {"date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
@@ -17,7 +18,8 @@ ENFORCED_FORMATS = frozenset(
 _NEVER_ENFORCED = frozenset(
     {"not", "uniqueItems", "contains", "minContains", "maxContains", "propertyNames", "if", "then", "else"}
     | {"dependencies", "dependentRequired", "dependentSchemas", "unevaluatedItems", "unevaluatedProperties"}
-    | {"$dynamicRef", "$recursiveRef"}
+    | {"$dynamicRef", "$recursiveRef", "$recursiveAnchor"}
+    | CONTENT_KEYWORDS
 )
 _PROPERTY_COUNTS = frozenset({"minProperties", "maxProperties"})
 # without the patterns, their properties would be taken for additional ones

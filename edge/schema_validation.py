@@ -16,6 +16,7 @@ from typing import Any
 
 from edge.errors import EdgeError
 from edge.schema_check import Schema, pointer_step, subschemas
+from edge.schema_content import CONTENT_KEYWORDS, check_content, refuse_unknown_content
 from edge.schema_relaxation import ENFORCED_FORMATS, Relaxation
 
 _FROM_OTHER_DRAFTS = (
@@ -56,7 +57,10 @@ class SchemaCheck:
         _refuse_remote_references(schema)
         _refuse_formats_out_of_reach(schema, relaxation, frozenset(draft.FORMAT_CHECKER.checkers))
         added = {name: rule for name, rule in _keyword_rules().items() if name not in draft.VALIDATORS}
-        whole = validators.extend(draft, {**added, "pattern": _check_pattern})
+        for pointer, node in subschemas(schema, "#"):
+            refuse_unknown_content(node, pointer)
+        content = dict.fromkeys(CONTENT_KEYWORDS, check_content)
+        whole = validators.extend(draft, {**added, **content, "pattern": _check_pattern})
         self._validator = whole(schema, registry=Registry(), format_checker=draft.FORMAT_CHECKER)
 
     def violations(self, text: str) -> list[Violation]:
