@@ -49,9 +49,9 @@ def local(tiny_gguf: Path) -> Iterator[LocalEngine]:
         yield opened
 
 
-def long_request(engine: WorkerEngine) -> Request:
+def long_request() -> Request:
     """One that is at work until something happens to it."""
-    return Request(PROMPT, sampling=SamplingSettings(seed=1), max_tokens=200)
+    return Request(PROMPT, max_tokens=200, ignore_eos=True)
 
 
 # As in process
@@ -63,7 +63,7 @@ def test_requests_tokens_and_figures_are_those_of_an_engine_in_this_process(
     assert (engine.context_tokens, engine.default_sampling) == (local.context_tokens, local.default_sampling)
     assert engine.text_tokens("Bees dance.") == local.text_tokens("Bees dance.")
     assert engine.chat_tokens(QUESTION) == local.chat_tokens(QUESTION)
-    request = Request(local.text_tokens("Bees dance."), sampling=GREEDY, max_tokens=12)
+    request = Request(local.text_tokens("Bees dance."), sampling=GREEDY, max_tokens=12, ignore_eos=True)
     here, there = list(local.submit(request)), list(engine.submit(request))
     assert there[:-1] == here[:-1]
     assert all(isinstance(event, TokenEvent) for event in there[:-1])
@@ -112,7 +112,7 @@ def test_request_that_cannot_be_is_refused_at_once(engine: WorkerEngine, request
 def test_constraint_that_cannot_be_enforced_fails_its_own_request_only(engine: WorkerEngine) -> None:
     with pytest.raises(EdgeError, match="grammar cannot be read"):
         engine.submit(Request(PROMPT, constraint=Constraint.grammar("root ::= ("), max_tokens=4)).result()
-    assert engine.submit(Request(PROMPT, max_tokens=4)).result().tokens
+    assert engine.submit(Request(PROMPT, max_tokens=4, ignore_eos=True)).result().tokens
 
 
 def test_replies_to_schemas_are_checked_and_the_error_carries_the_best(engine: WorkerEngine) -> None:
@@ -142,12 +142,12 @@ def unpacked(frame: bytes) -> list[object]:
 
 
 def test_cancelled_request_ends_as_cancelled_and_gives_its_sequence_back(engine: WorkerEngine) -> None:
-    streams = [engine.submit(long_request(engine)) for _ in range(4)]
+    streams = [engine.submit(long_request()) for _ in range(4)]
     for stream in streams:
         next(iter(stream))  # a loop that is left after one event
     ends = [list(stream)[-1] for stream in streams]
     assert all(isinstance(end, FinishEvent) and end.reason == "cancelled" for end in ends)
-    assert engine.submit(Request(PROMPT, max_tokens=3)).result().usage.completion_tokens == 3
+    assert engine.submit(Request(PROMPT, max_tokens=3, ignore_eos=True)).result().usage.completion_tokens == 3
 
 
 def test_requests_run_together_in_an_event_loop(engine: WorkerEngine) -> None:
@@ -254,7 +254,7 @@ def test_engine_opened_in_a_thread_answers_there(tiny_gguf: Path) -> None:
 
     def work() -> None:
         with WorkerEngine(tiny_gguf, SETTINGS) as engine:
-            found.append(engine.submit(Request(PROMPT, max_tokens=5)).result().usage.completion_tokens)
+            found.append(engine.submit(Request(PROMPT, max_tokens=5, ignore_eos=True)).result().usage.completion_tokens)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -267,12 +267,12 @@ def test_engine_opened_in_a_thread_answers_there(tiny_gguf: Path) -> None:
 
 def test_closing_ends_requests_in_flight_as_cancelled_and_leaves_no_process(tiny_gguf: Path) -> None:
     engine = WorkerEngine(tiny_gguf, SETTINGS)
-    streams = [engine.submit(long_request(engine)) for _ in range(6)]
+    streams = [engine.submit(long_request()) for _ in range(6)]
     engine.close()
     engine.close()
     ends = [list(stream)[-1] for stream in streams]
-    assert all(isinstance(end, FinishEvent) and end.reason in ("cancelled", "stop", "length") for end in ends)
-    assert any(isinstance(end, FinishEvent) and end.reason == "cancelled" for end in ends)
+    reasons = [end.reason for end in ends if isinstance(end, FinishEvent)]
+    assert len(reasons) == 6 and reasons[-1] == "cancelled"  # the first ones may be quicker than closing
     assert not psutil.pid_exists(engine.process_id)
     with pytest.raises(EdgeError) as caught:
         engine.submit(Request(PROMPT))
@@ -281,7 +281,7 @@ def test_closing_ends_requests_in_flight_as_cancelled_and_leaves_no_process(tiny
 
 def test_closing_ends_a_process_that_is_stopped(tiny_gguf: Path) -> None:
     engine = WorkerEngine(tiny_gguf, SETTINGS, WorkerSettings(close_seconds=0.5))
-    stream = engine.submit(long_request(engine))
+    stream = engine.submit(long_request())
     os.kill(engine.process_id, signal.SIGSTOP)
     engine.close()
     assert not psutil.pid_exists(engine.process_id)
@@ -308,7 +308,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_process(tiny_gguf: Path) -> N
     with WorkerEngine(tiny_gguf, SETTINGS) as engine:
         assert os.getpgid(engine.process_id) != os.getpgid(0)
         os.kill(engine.process_id, signal.SIGINT)
-        assert engine.submit(Request(PROMPT, max_tokens=5)).result().usage.completion_tokens == 5
+        assert engine.submit(Request(PROMPT, max_tokens=5, ignore_eos=True)).result().usage.completion_tokens == 5
 
 
 # Death
@@ -329,7 +329,7 @@ def test_death_ends_the_requests_in_flight_and_the_next_one_is_answered(
         request = Request(PROMPT, sampling=GREEDY, max_tokens=8)
         expected = engine.submit(request).result().tokens
         first = engine.process_id
-        streams = [engine.submit(long_request(engine)) for _ in range(6)]
+        streams = [engine.submit(long_request()) for _ in range(6)]
         next(iter(streams[0]))
         os.kill(first, number)
         for stream in streams:
@@ -344,7 +344,7 @@ def test_death_ends_the_requests_in_flight_and_the_next_one_is_answered(
 
 def test_hang_ends_like_a_death(tiny_gguf: Path) -> None:
     with WorkerEngine(tiny_gguf, SETTINGS, WorkerSettings(hang_seconds=3)) as engine:
-        stream = engine.submit(long_request(engine))
+        stream = engine.submit(long_request())
         os.kill(engine.process_id, signal.SIGSTOP)
         with pytest.raises(EdgeError) as caught:
             stream.result()
@@ -354,7 +354,7 @@ def test_hang_ends_like_a_death(tiny_gguf: Path) -> None:
 
 def test_two_engines_do_not_feel_each_others_end(tiny_gguf: Path) -> None:
     with WorkerEngine(tiny_gguf, SETTINGS) as one, WorkerEngine(tiny_gguf, SETTINGS) as other:
-        stream = other.submit(Request(PROMPT, sampling=GREEDY, max_tokens=30))
+        stream = other.submit(Request(PROMPT, sampling=GREEDY, max_tokens=30, ignore_eos=True))
         os.kill(one.process_id, signal.SIGKILL)
         assert stream.result().usage.completion_tokens == 30
         assert one.text_tokens("Bees") == other.text_tokens("Bees")
