@@ -31,8 +31,8 @@ _SAMPLE_ROWS = 16
 def encode_rows(rows: Floats, kind: TensorType, out: npt.NDArray[np.uint8], importance: Floats | None = None) -> None:
     """Encode float32 rows [rows, columns] as `kind` into `out` of exactly the encoded size.
 
-    `importance` [columns] weighs the columns' errors. The bytes are those of ggml_quantize_chunk, whoever makes them; on
-    other processors than x86-64, levels of denormal weights, which all mean zero, may differ.
+    `importance` [columns] weighs the columns' errors. The bytes are those of ggml_quantize_chunk, whoever makes them;
+    but on other processors than x86-64, levels of denormal weights, which all mean zero, may differ.
     """
     if is_vectorized(kind, has_importance=importance is not None):
         _encoder.encode(kind.id, rows, out, rows.shape[1], importance)
