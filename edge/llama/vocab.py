@@ -134,7 +134,15 @@ class Vocab:
 
     def pieces(self) -> list[bytes]:
         """`piece` of every token."""
-        return [self.piece(token) for token in range(self.size)]
+        to_piece, pointer, string_at = self._llama.llama_token_to_piece, self._pointer, ctypes.string_at
+        buffer = ctypes.create_string_buffer(_PIECE_BUFFER_BYTES)
+        pieces: list[bytes] = []
+        for token in range(self.size):
+            count = to_piece(pointer, token, buffer, _PIECE_BUFFER_BYTES, 0, False)
+            pieces.append(string_at(buffer, count) if count >= 0 else self.piece(token))
+        for token in self._ordinary_tokens:
+            pieces[token] = self.piece(token)
+        return pieces
 
     def text(self, token: int) -> str:
         """The token as written in the vocabulary, control tokens included."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,20 @@ def vocab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vocab]:
     )
     with Model(path, vocabulary_only=True) as model:
         yield model.vocab
+
+
+def test_the_pieces_of_all_tokens_are_those_of_each(vocab: Vocab) -> None:
+    pieces = vocab.pieces()
+    assert pieces == [vocab.piece(token) for token in range(vocab.size)]
+    assert pieces[TOKENS.index(LONG_WORD)] == LONG_WORD.encode()
+    assert pieces[TOKENS.index("</s>")] == b"</s>"
+
+
+def test_threads_do_not_write_over_each_others_pieces(vocab: Vocab) -> None:
+    expected = vocab.pieces()
+    with ThreadPoolExecutor(4) as threads:
+        read = list(threads.map(lambda _: [vocab.pieces() for _ in range(20)], range(4)))
+    assert all(pieces == expected for several in read for pieces in several)
 
 
 def test_token_longer_than_the_buffer_is_returned_whole(vocab: Vocab) -> None:
