@@ -259,7 +259,7 @@ class WorkerConnection:
     def _explanation(self) -> EdgeError:
         if self._is_closing and not self._killed_because:
             return EdgeError("The engine is closed.", hint="Open the model again.")
-        how = self._killed_because or _exit_text(self._process.returncode)
+        how = self._killed_because or exit_text(self._process.returncode)
         log = " / ".join(list(self._log)[-_SHOWN_LINES:])
         return EngineDiedError(
             f"The engine's process {how}{f': {log}' if log else ''}.",
@@ -287,7 +287,8 @@ def _copy(error: EdgeError) -> EdgeError:
     return Raised.by(OPENING, error).error()
 
 
-def _exit_text(code: int) -> str:
+def exit_text(code: int) -> str:
+    """How a process ended, by its return code: a verb and the rest of a sentence about it."""
     if code < 0:
         try:
             name = signal.Signals(-code).name

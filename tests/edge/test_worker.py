@@ -28,7 +28,7 @@ from edge.request import FinishEvent, Request, TokenEvent
 from edge.settings import ModelSettings, SamplingSettings
 from edge.wire import OPENING, Open, Raised, pack, read_frame
 from edge.worker import WorkerEngine
-from edge.worker_connection import EngineDiedError, WorkerConnection, WorkerSettings
+from edge.worker_connection import EngineDiedError, WorkerConnection, WorkerSettings, exit_text
 from edge.worker_launch import ARGUMENT, MARK, launch
 
 GREEDY = SamplingSettings(temperature=0)
@@ -401,6 +401,19 @@ def test_death_while_opening_says_how_and_the_last_lines_of_the_log(code: str, m
     with pytest.raises(EngineDiedError) as caught:
         connection_to(code).opened()
     assert caught.value.message == f"The engine's process {message}."
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (-9, "was ended by SIGKILL (out of memory?)"),
+        (-99, "was ended by signal 99"),
+        (1, "ended with exit code 1"),
+        (0xC0000005, "ended with exit code 0xc0000005"),  # an access violation on Windows
+    ],
+)
+def test_end_of_a_process_is_named_as_people_know_it(code: int, text: str) -> None:
+    assert exit_text(code) == text
 
 
 def test_process_that_sends_rubbish_is_ended() -> None:
