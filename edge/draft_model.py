@@ -27,6 +27,8 @@ from edge.settings import ModelSettings
 
 _CATCH_UP_TOKENS = 128
 """Tokens of the text that are computed for one draft at most, so that nobody waits long while a prompt is taken in."""
+_USUAL_TOKENS = 8192
+"""The context at most where the settings name none, as for the model it drafts for."""
 _SMALLEST_CHANCE = 0.4
 """A draft ends where all of it is right less often than this: what follows would hardly ever count."""
 
@@ -46,7 +48,7 @@ class DraftModel:
     """A small model beside another one. A context manager that frees it.
 
     `vocab` is that of the model it drafts for; EdgeError, with what differs, if its own is another. The settings are
-    that model's, with the context length that it has; adapters in them are left aside.
+    that model's; adapters in them are left aside.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class DraftModel:
             self.context = opened.enter_context(
                 Context(
                     model,
-                    context_tokens=min(settings.context_tokens or trained, trained),
+                    context_tokens=settings.context_tokens or min(trained, _USUAL_TOKENS),
                     sequences=settings.parallel,
                     threads=settings.threads or physical_cores(),
                     batch_tokens=_CATCH_UP_TOKENS,
@@ -70,6 +72,7 @@ class DraftModel:
             )
             self._opened = opened.pop_all()
         self.smallest_chance = smallest_chance
+        self.longest_text_tokens = min(self.context.context_tokens, trained)
         self._sliding_window = model.sliding_window
         self._batch = Batch(self.context.batch_tokens, settings.parallel)
         self._sequences = [_Sequence() for _ in range(settings.parallel)]
@@ -176,7 +179,7 @@ class ModelDrafter:
     def draft(self, limit: int) -> list[int]:
         """The likeliest tokens, up to `limit` or to where they are no longer likely; none while it is behind."""
         self._chances = []
-        limit = min(limit, self._model.context.context_tokens - len(self._text))
+        limit = min(limit, self._model.longest_text_tokens - len(self._text))
         if limit < 1 or not self._text:
             self._has_caught_up = True  # it never will
             return []

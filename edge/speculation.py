@@ -8,7 +8,7 @@ guesses. Knows nothing of where guesses come from, nor of how they are checked.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from edge.step_times import StepTimes
@@ -28,6 +28,17 @@ _CHEAP_SHARE = 0.02
 """A drafter that takes this share of a step at most may be asked for as much as one likes."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 8, 512
 _TRIED_TOKENS, _TRIED_CHANCE = 4, 0.5
+_ROUNDED_BY_FOURS = frozenset({"Q2_K", "Q4_K", "Q5_K", "Q6_K"})
+
+
+def exact_step_tokens(tensor_types: Collection[str]) -> int | None:
+    """The largest step whose logits are, bit for bit, those of its tokens one by one; None if they all are.
+
+    On processors, llama.cpp multiplies such weights with four tokens at a time where there are four, and rounds them
+    otherwise than single ones: the likeliest token can be another one.
+    Source: llama.cpp, ggml/src/ggml-cpu/repack.cpp (forward_mul_mat: rows of activations in fours).
+    """
+    return 3 if _ROUNDED_BY_FOURS.intersection(tensor_types) else None
 
 
 class Drafter(Protocol):
@@ -53,13 +64,22 @@ class Drafter(Protocol):
 
 
 class Speculation:
-    """The drafts of one request. `draft` before a step, `learn` after it, `extend` with all that becomes text."""
+    """The drafts of one request. `draft` before a step, `learn` after it, `extend` with all that becomes text.
+
+    No draft takes a step beyond `exact_tokens` that would not be larger without it, so that drafts change no answer.
+    """
 
     def __init__(
-        self, drafter: Drafter, step_times: StepTimes, *, clock: Callable[[], float] = time.perf_counter
+        self,
+        drafter: Drafter,
+        step_times: StepTimes,
+        *,
+        exact_tokens: int | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._drafter = drafter
         self._step_times = step_times
+        self._exact_tokens = exact_tokens
         self._clock = clock
         self._right = self._expected = _FIRST_WEIGHT
         self._gain = 0.0
@@ -82,6 +102,8 @@ class Speculation:
     def draft(self, limit: int, running_tokens: int) -> list[int]:
         """Tokens to compute ahead, behind the request's own in a step that has `running_tokens` already."""
         limit = min(limit, _LONGEST_DRAFT)
+        if self._exact_tokens is not None and running_tokens <= self._exact_tokens:
+            limit = min(limit, self._exact_tokens - running_tokens)
         step_seconds = self._step_times.predict(running_tokens)
         if limit < 1 or step_seconds is None:
             return []

@@ -137,7 +137,7 @@ def test_long_prompt_is_taken_in_over_several_steps(gguf: Path, greedy: Greedy) 
 
 def test_drafts_end_with_the_context(gguf: Path) -> None:
     with opened(gguf, ModelSettings(context_tokens=64, threads=1)) as model:
-        drafter = model.drafter(0, prompt(8, model.context.context_tokens - 3))
+        drafter = model.drafter(0, prompt(8, model.longest_text_tokens - 3))
         while drafter.is_behind:
             draft = drafter.draft(16)
         assert len(draft) == 3
