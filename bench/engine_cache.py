@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from edge.local_engine import LocalEngine
 from edge.prompt import Message
 from edge.request import Completion, Request
 
-SECOND_TURN = "second-turn"
+SECOND_TURN, SESSION = "second-turn", "session"
 _CONTEXT_TOKENS = 4096
-_HISTORY_TOKENS = 1000
+_LONG_HISTORY_TOKENS, _SESSION_TOKENS = 1000, 2000
 _ANSWER_TOKENS = 60
 _QUESTION = "And what would you do if it rained all day?"
 
@@ -44,13 +45,41 @@ def _chat_finding(case: Case) -> Finding:
 def _continued_finding(case: Case, path: Path) -> Finding:
     with LocalEngine(path, case.settings(1, context_tokens=_CONTEXT_TOKENS)) as engine:
         sampling = replace(engine.default_sampling, seed=1)
-        prompt = engine.text_tokens(HELD_OUT.read_text(encoding="utf-8"))[:_HISTORY_TOKENS]
+        prompt = engine.text_tokens(HELD_OUT.read_text(encoding="utf-8"))[:_LONG_HISTORY_TOKENS]
         first = engine.submit(Request(prompt, sampling, max_tokens=_ANSWER_TOKENS)).result()
         following = engine.text_tokens(f" {_QUESTION}")
         with counted_steps() as steps:
             continued = (*prompt, *first.tokens, *following)
             second = engine.submit(Request(continued, sampling, max_tokens=_ANSWER_TOKENS)).result()
     return _finding(f"second turn after {len(prompt)} tokens, {model_name(path)}", len(prompt), first, second, steps)
+
+
+def measure_session(case: Case) -> list[Finding]:
+    """A conversation that was saved, and goes on in an engine that was opened afterwards."""
+    findings = [_session_finding(case, case.model)]
+    if case.sliding_model is None:
+        return [*findings, skipped(SESSION, "resumed session, sliding window", NO_SLIDING_MODEL)]
+    return [*findings, _session_finding(case, case.sliding_model)]
+
+
+def _session_finding(case: Case, path: Path) -> Finding:
+    settings = case.settings(1, context_tokens=_CONTEXT_TOKENS)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "session"
+        with LocalEngine(path, settings) as engine:
+            sampling = replace(engine.default_sampling, seed=1)
+            prompt = engine.text_tokens(HELD_OUT.read_text(encoding="utf-8") * 2)[:_SESSION_TOKENS]
+            first = engine.submit(Request(prompt, sampling, max_tokens=_ANSWER_TOKENS)).result()
+            history = (*prompt, *first.tokens)
+            engine.save_prefix(history, file)
+            file_bytes = file.stat().st_size if file.exists() else 0
+        with LocalEngine(path, settings) as engine, counted_steps() as steps:
+            engine.load_prefix(file)
+            continued = (*history, *engine.text_tokens(f" {_QUESTION}"))
+            second = engine.submit(Request(continued, sampling, max_tokens=_ANSWER_TOKENS)).result()
+    title = f"resumed session of {len(prompt):,} tokens, {model_name(path)}"
+    found = _finding(title, len(prompt), first, second, steps)
+    return replace(found, row=SESSION, note=f"its file has {file_bytes:,} bytes.")
 
 
 def _finding(title: str, asked: int, first: Completion, second: Completion, steps: list[int]) -> Finding:

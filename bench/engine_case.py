@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge.local_engine import LocalEngine
-from edge.settings import ModelSettings
+from edge.request import Request
+from edge.settings import ModelSettings, SamplingSettings
+from edge.text_engine import TextEngine
 
 SLIDING_MODEL = Path("gemma") / "gemma-3-270m-q4_k_m.gguf"
 """In edge's cache, where tools/gemma_model.py puts it."""
@@ -39,6 +40,8 @@ class Case:
     """Tokens of each stream that are timed in a round."""
     schema: str
     maskbench: Path | None = None
+    """A folder of MaskBench files."""
+    kills: int = 50
 
     def settings(
         self,
@@ -66,6 +69,21 @@ def model_name(path: Path) -> str:
     return path.name.split(".")[0]
 
 
-def openings(engine: LocalEngine, count: int) -> Sequence[tuple[int, ...]]:
+def openings(engine: TextEngine, count: int) -> Sequence[tuple[int, ...]]:
     """Prompts for so many streams."""
     return [engine.text_tokens(OPENINGS[index % len(OPENINGS)]) for index in range(count)]
+
+
+def free_requests(
+    prompts: Sequence[tuple[int, ...]], sampling: SamplingSettings, tokens: int, round_number: int
+) -> list[Request]:
+    """Free text behind each prompt, up to the last token that is timed; the first one belongs to the prompt."""
+    return [
+        Request(
+            prompt,
+            replace(sampling, seed=round_number * len(prompts) + place),
+            max_tokens=tokens + 1,
+            ignore_eos=True,
+        )
+        for place, prompt in enumerate(prompts)
+    ]

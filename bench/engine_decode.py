@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench.engine_case import NO_SLIDING_MODEL, Case, model_name, openings
+from bench.engine_case import NO_SLIDING_MODEL, Case, free_requests, model_name, openings
 from bench.engine_report import Bar, Finding, skipped
 from bench.engine_sides import BareLoop, Speed, measure_speed, run_requests
 from bench.engine_turns import Samples, compare, measure_in_turn
@@ -36,7 +36,7 @@ def _decode_finding(row: str, case: Case, model: Path, streams: int, limit: floa
     with LocalEngine(model, settings) as engine, BareLoop(engine.model, settings) as bare:
         prompts = openings(engine, streams)
         speeds = measure_in_turn(
-            lambda number: measure_speed(engine, _free_requests(case, engine, prompts, number)),
+            lambda number: measure_speed(engine, _requests(case, engine, prompts, number)),
             lambda _: bare.speed(prompts, case.tokens),
             case.rounds,
         )
@@ -67,17 +67,9 @@ def speed_finding(row: str, title: str, against: str, speeds: tuple[list[Speed],
     )
 
 
-def _free_requests(case: Case, engine: LocalEngine, prompts: Sequence[tuple[int, ...]], seed: int) -> list[Request]:
-    """Free text as the model's makers recommend to sample it, up to the last token that is timed."""
-    return [
-        Request(
-            prompt,
-            replace(engine.default_sampling, seed=seed * len(prompts) + place),
-            max_tokens=case.tokens + 1,
-            ignore_eos=True,
-        )
-        for place, prompt in enumerate(prompts)
-    ]
+def _requests(case: Case, engine: LocalEngine, prompts: Sequence[tuple[int, ...]], number: int) -> list[Request]:
+    """Free text as the model's makers recommend to sample it."""
+    return free_requests(prompts, engine.default_sampling, case.tokens, number)
 
 
 def measure_batch(case: Case) -> list[Finding]:
@@ -88,10 +80,10 @@ def measure_batch(case: Case) -> list[Finding]:
         prompts = openings(engine, _BATCH_STREAMS)
 
         def together(number: int) -> float:
-            return _requests_per_second(engine, [_free_requests(case, engine, prompts, number)])
+            return _requests_per_second(engine, [_requests(case, engine, prompts, number)])
 
         def one_by_one(number: int) -> float:
-            requests = _free_requests(case, engine, prompts, number)
+            requests = _requests(case, engine, prompts, number)
             return _requests_per_second(engine, [[request] for request in requests])
 
         samples = compare(together, one_by_one, case.rounds)

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from bench import engine, engine_cache, engine_requests
+from bench import engine, engine_cache, engine_parts, engine_requests, engine_worker, kill, sampling
 from bench.engine import PERSON_SCHEMA, ROWS, main
 from bench.engine_arrival import gaps
-from bench.engine_cache import measure_second_turn
+from bench.engine_cache import measure_second_turn, measure_session
 from bench.engine_case import Case, model_name, openings
 from bench.engine_decode import measure_decode
+from bench.engine_parts import measure_kill, measure_maskbench, measure_sampling
 from bench.engine_report import Bar, Finding
 from bench.engine_requests import measure_drafts, measure_structured
 from bench.engine_sides import BareLoop, Run, counted_steps, joint_tokens_per_second, run_requests
+from bench.kill import Outcome
 from edge.errors import EdgeError
 from edge.llama.context import Context
 from edge.local_engine import LocalEngine
@@ -165,3 +167,47 @@ def test_only_the_named_rows_are_measured(case: Case, monkeypatch: pytest.Monkey
     monkeypatch.setattr(engine, "ROWS", {name: lambda _, name=name: measured.append(name) or [] for name in ROWS})
     engine.measure(case, ["batch", "decode"])
     assert measured == ["decode", "batch"]
+
+
+def test_session_goes_on_without_computing_its_history_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_cache, "_CONTEXT_TOKENS", 512)
+    monkeypatch.setattr(engine_cache, "_SESSION_TOKENS", 200)
+    found, left_out = measure_session(case)
+    assert (found.row, found.verdict, found.value) == ("session", "holds", 0)
+    assert "bytes" in found.note
+    assert left_out.verdict == "skipped"
+
+
+def test_worker_is_compared_with_the_engine_in_this_process(case: Case) -> None:
+    found = engine_worker._finding(case, 1)
+    assert found.against == "in this process" and found.bar == Bar(0.97, "at least")
+    assert found.value
+
+
+def test_maskbench_counts_schemas_and_invalid_instances(case: Case, tmp_path: Path) -> None:
+    tests = [{"valid": True, "data": 1}, {"valid": False, "data": "one"}]
+    (tmp_path / "one.json").write_text(json.dumps({"schema": {"type": "integer"}, "tests": tests}), encoding="utf-8")
+    right, accepted = measure_maskbench(replace(case, maskbench=tmp_path))
+    assert (right.ours, right.anchor, right.value, right.verdict) == ("1", "1", 1.0, "holds")
+    assert (accepted.ours, accepted.anchor, accepted.value) == ("0", "1", 0)
+
+
+def test_maskbench_without_a_folder_is_skipped_with_the_option_to_give(case: Case) -> None:
+    (found,) = measure_maskbench(case)
+    assert found.verdict == "skipped" and "--maskbench" in found.note
+
+
+def test_every_failure_after_a_kill_counts(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = Outcome({"SIGKILL": 2}, 7, {"It died.": 3}, ["KeyError"], unended_requests=1, leaked_processes=1)
+    monkeypatch.setattr(kill, "kill_under_load", lambda _: outcome)
+    (found,) = measure_kill(replace(case, kills=2))
+    assert (found.value, found.verdict, found.anchor) == (3, "missed", "10 requests")
+    assert found.note == "7 replies, 3 EdgeErrors; 1 host failures, 1 requests not ended, 1 processes left."
+
+
+def test_sampling_is_held_to_its_bar(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "VOCABULARIES", (1024,))
+    monkeypatch.setattr(engine_parts, "_SAMPLING_ROUNDS", 2)
+    (found,) = measure_sampling(case)
+    assert found.title == "choosing one of 1,024 tokens"
+    assert found.bar == Bar(0.35, "at most") and found.value
