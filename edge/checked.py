@@ -139,7 +139,8 @@ class CheckedStream:
         if not violations:
             self._is_finished = True
             return events
-        self._rejected.append(_Attempt(text, violations, finish.reason == "length"))
+        is_cut_off = finish.reason == "length" and not violations[0].keyword  # else it was closed in time
+        self._rejected.append(_Attempt(text, violations, is_cut_off))
         if len(self._rejected) == self._attempts:
             self._is_finished = True
             raise self._failure()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["json_schema", "regex", "grammar"]
 
-_MAX_CHARACTERS = 500_000
+_MAX_CHARACTERS = {"json_schema": 500_000, "regex": 500_000, "grammar": 150_000}  # a second or two at most
 _MAX_LEXER_FUEL = 300_000  # a third of a second; the largest published schemas need a fraction of it
 _MAX_GRAMMAR_NESTING = 1000  # rules and groups; the compiler follows them on the stack, and overflows at about 3,000
 # json.dumps writes these by default, so models have read them most: JSON with other white space, or none, is less
@@ -103,9 +103,9 @@ def compile_grammar(kind: Kind, text: str, vocabulary: MatchedVocabulary) -> LLM
     """EdgeError with the reason where it cannot be enforced."""
     from llguidance import LLMatcher
 
-    if len(text) > _MAX_CHARACTERS:
+    if len(text) > _MAX_CHARACTERS[kind]:
         raise EdgeError(
-            f"The {_NAMES[kind]} has {len(text)} characters.", hint=f"At most {_MAX_CHARACTERS} can be enforced."
+            f"The {_NAMES[kind]} has {len(text)} characters.", hint=f"At most {_MAX_CHARACTERS[kind]} can be enforced."
         )
     matcher = LLMatcher(vocabulary.tokenizer, _grammar(kind, text), log_level=0, limits=_limits())
     problems = [matcher.get_error()] if matcher.is_error() else matcher.get_grammar_warnings()
@@ -176,6 +176,8 @@ def _lark(text: str) -> str:
     except GbnfToLarkError as error:
         place = _line_and_column(text, error.pos.pos)
         reason = f"{place}: {str(error).partition(' at line ')[0]}"
+    except RecursionError:
+        reason = "it is nested too deeply"
     except Exception as error:  # the converter raises plain Exceptions for what it finds after reading
         unknown = re.fullmatch("Rule '(.+)' not found", str(error))
         used = unknown and re.search(rf"(?<![\w-]){re.escape(unknown[1])}(?![\w-])", text)

@@ -47,6 +47,7 @@ class Matcher:
         size = vocabulary.tokenizer.vocab_size
         self._size = size
         self._mask = np.empty((size + 31) // 32, dtype=np.uint32)
+        self._address, self._bits = self._mask.ctypes.data, self._mask.view(np.uint8)
 
     def fork(self) -> Matcher:
         """Another one at the same place, which goes its own way."""
@@ -69,9 +70,9 @@ class Matcher:
 
     def allowed_tokens(self) -> NDArray[np.bool_]:
         """Which tokens may come next, by id; EdgeError if none can. Shape: [vocabulary]."""
-        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+        self._matcher.unsafe_compute_mask_ptr(self._address, self._mask.nbytes)
         self._check()
-        bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little", count=self._size)
+        bits = np.unpackbits(self._bits, bitorder="little", count=self._size)
         return bits.view(np.bool_)
 
     def mask_logits(self, logits: NDArray[np.float32]) -> None:

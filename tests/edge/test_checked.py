@@ -69,6 +69,14 @@ def test_attempts_that_were_cut_off_are_not_valid() -> None:
     assert "Allow more tokens" in caught.value.hint
 
 
+def test_an_attempt_that_was_closed_at_the_limit_is_judged_by_what_it_says() -> None:
+    with pytest.raises(InvalidReplyError, match="has non-unique elements") as caught:
+        submit_checked(asking(attempts=1), lambda request: delivered("[1, 1]", "length")).result()
+    assert caught.value.violation.keyword == "uniqueItems"
+    completion = submit_checked(asking(), lambda request: delivered("[1, 2]", "length")).result()
+    assert (completion.text, completion.finish_reason) == ("[1, 2]", "length")
+
+
 def test_each_retry_draws_differently() -> None:
     engine = FakeEngine(["[1, 1]"] * 4)
     with pytest.raises(InvalidReplyError):

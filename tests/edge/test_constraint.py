@@ -306,6 +306,8 @@ def test_a_schema_that_cannot_be_enforced_is_refused_with_reason_and_place(
         (Constraint.grammar('root ::= "a"\n  "x" y'), "line 2, column 3: Expected name"),
         (Constraint.grammar("root ::= x"), "GBNF grammar cannot be read: line 1, column 10: Rule 'x' not found"),
         (Constraint.grammar('root ::= ("a"'), r"GBNF grammar cannot be read: line 1, column 14: Expected '\)'"),
+        (Constraint.grammar("root ::= " + "(" * 900 + '"a"' + ")" * 900), "it is nested too deeply"),
+        (Constraint.grammar("start: " + "(" * 900 + '"a"' + ")" * 900), "lark grammar too deeply nested"),
         (Constraint.grammar('root ::= "a"\nroot ::= "b"'), "line 2, column 1: there is a rule 'root' already"),
         (Constraint.grammar("start: " + '"a" ' * 200_000), "grammar has 800007 characters"),
         (Constraint.grammar('begin ::= "a"'), "No 'root' rule found"),
@@ -405,6 +407,29 @@ def test_a_constraint_that_becomes_too_complex_ends_in_an_error_not_in_free_text
         matcher.forced_tokens()
     assert not matcher.is_allowed(ord("a"))
     assert not matcher.is_allowed(END)
+
+
+DEEP = 10_000
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ('{"items": ' * DEEP + "{}" + "}" * DEEP, "leads up to 10001 levels deep"),
+        ('{"enum": [' + "[" * DEEP + "]" * DEEP + "]}", "levels deep"),
+        ("[1]", "The JSON Schema is a JSON array"),
+        ('{"type": 7}', "type must be a string or array of strings"),
+        ('{"type": "string", "minLength": -1}', "Expected positive integer for 'minLength'"),
+        ('{"required": "a"}', "Expected array for 'required'"),
+        ('{"allOf": [{"$ref": "#"}]}', "nothing can come next"),
+        ('{"$ref": "file:///etc/passwd"}', "Resource 'file:///etc/passwd' is not present"),
+        ('{"a": 1, "a": 2}', "has the member 'a' twice"),
+    ],
+)
+def test_a_schema_that_is_none_is_refused(compiler: ConstraintCompiler, schema: str, message: str) -> None:
+    with pytest.raises(EdgeError, match=message) as caught:
+        compiler.compile(Constraint("json_schema", schema))
+    assert caught.value.hint
 
 
 def test_text_that_is_no_json_is_refused_at_once() -> None:
