@@ -51,9 +51,9 @@ class Ending:
         after = self._matcher.fork()
         try:
             taken = [token, *_follow(after, [token], remaining_tokens)]
-            ending = self._ending_of(after, taken, remaining_tokens - len(taken))
-        except EdgeError:  # the constraint leads nowhere from there
-            ending = None
+        except EdgeError:  # the constraint cannot be followed there, which whoever takes the token is told
+            return None
+        ending = self._ending_of(after, taken, remaining_tokens - len(taken))
         if ending is not None:
             self._known = ending
             self._plan_next_check(remaining_tokens, len(taken) + len(ending))

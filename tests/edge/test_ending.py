@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 
 from edge.constraint import Constraint, ConstraintCompiler, Matcher
 from edge.ending import Ending, find_ending
+from edge.errors import EdgeError
 from edge.llama.model import Model
 from edge.llama.vocab import Vocab
 from tests.edge.toy_vocabulary import ByteVocabulary
@@ -250,3 +251,11 @@ def test_a_matcher_is_where_it_was_after_a_search(compiler: ConstraintCompiler) 
     before = matcher.allowed_tokens()
     assert find_ending(matcher, FAR_TOKENS)
     assert (matcher.allowed_tokens() == before).all()
+
+
+def test_a_constraint_that_cannot_be_followed_is_not_hidden_by_an_ending(compiler: ConstraintCompiler) -> None:
+    alternatives = " | ".join(f'"a" "{number}"' for number in range(2500))
+    matcher = compiler.compile(Constraint.grammar(f'start: "b" late\nlate: {alternatives}'))
+    assert Ending(matcher).closing_instead_of(ord("b"), 100) is None
+    with pytest.raises(EdgeError, match="cannot be followed"):
+        matcher.accept(ord("b"))
