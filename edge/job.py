@@ -11,11 +11,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edge.constraint import Matcher
+from edge.ending import Ending
 from edge.errors import EdgeError
 from edge.llama.sampler import Sampler
 from edge.llama.vocab import Vocab
 from edge.logprobs import token_logprobs
+from edge.matcher import Matcher
 from edge.request import (
     AdapterChoice,
     Delivery,
@@ -83,6 +84,7 @@ class Job:
         self._outbox = outbox
         self._context_tokens = context_tokens
         self._matcher = matcher
+        self._ending = Ending(matcher) if matcher else None
         self._ends = vocab.end_tokens | frozenset(request.stop_tokens)
         self._text = TextStream(request.stop)
         self._sampler: Sampler | None = None
@@ -126,6 +128,10 @@ class Job:
         if not self._is_allowed(token):
             token = self._sampler.choose(logits, self._allowed_tokens())
         logprobs = self._logprobs(logits, token) if self.request.logprobs is not None else None
+        if self._ending and token not in self._ends:
+            closing = self._ending.closing_instead_of(token, self.remaining_tokens)
+            if closing is not None:
+                return Choice(tuple(closing), _FORCED, is_closing=True)
         return Choice((token,), logprobs)
 
     def take(self, choice: Choice) -> FinishReason | None:
@@ -134,7 +140,8 @@ class Job:
         if self._first == self._started:
             self._first = self._last
         if choice.is_closing:
-            return self._append(map(self._accepted, choice.tokens), _FORCED) or "length"
+            self._append(map(self._accepted, choice.tokens), choice.logprobs)
+            return "stop" if self._text.is_stopped else "length"
         (token,) = choice.tokens
         if token in self._ends:
             return "stop"

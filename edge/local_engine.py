@@ -16,7 +16,7 @@ from edge.checked import CheckedStream, submit_checked
 from edge.devices import physical_cores
 from edge.draft_model import DraftModel
 from edge.errors import EdgeError
-from edge.gguf_file import read_gguf
+from edge.gguf_file import GGUFFile, read_gguf
 from edge.job import Drafting, Job
 from edge.known_tokens import with_known_tokens
 from edge.llama.adapter import Adapter, use_adapters
@@ -30,7 +30,7 @@ from edge.request import AdapterChoice, Request, choices_of
 from edge.saved_prefixes import SavedPrefixes
 from edge.settings import AdapterSettings, ModelSettings, SamplingSettings
 from edge.slot import AdapterSet, Slot
-from edge.speculation import Speculation
+from edge.speculation import Drafter, Speculation, exact_step_tokens
 from edge.step_times import StepTimes
 from edge.stream import Stream
 
@@ -74,7 +74,7 @@ class LocalEngine:
             settings,
             request_tokens=self.context_tokens,
             use_adapters=self._use_adapters,
-            drafting_for=_drafting(settings, draft_model),
+            drafting_for=_drafting(settings, draft_model, file),
         )
         self._saved_prefixes = SavedPrefixes(self._loop, self._context, file, settings, self._default_adapters)
         self._thread = threading.Thread(target=self._loop.run, name="edge-engine", daemon=True)
@@ -233,13 +233,21 @@ def adapter_set(choices: Sequence[AdapterChoice]) -> AdapterSet:
     return tuple(sorted((each for each in choices if each.scale), key=lambda each: (each.name, each.scale)))
 
 
-def _drafting(settings: ModelSettings, model: DraftModel | None) -> Callable[[Job, Slot, StepTimes], Drafting | None]:
+def _drafting(
+    settings: ModelSettings, model: DraftModel | None, file: GGUFFile
+) -> Callable[[Job, Slot, StepTimes], Drafting | None]:
     """What guesses at the answer of a request: the draft model if there is one, else the request's own text."""
+    exact_tokens = exact_step_tokens({tensor.type.name for tensor in file.tensors.values()})
+    is_exact = settings.flash_attention != "off"  # without it, attention to two tokens is rounded otherwise than to one
 
     def drafting_for(job: Job, slot: Slot, step_times: StepTimes) -> Drafting | None:
         if model:
-            return Speculation(model.drafter(slot.sequence, job.prompt), step_times)
-        return Speculation(PromptLookup(job.prompt), step_times) if settings.speculation == "prompt" else None
+            drafter: Drafter = model.drafter(slot.sequence, job.prompt)
+        elif settings.speculation == "prompt" and is_exact:
+            drafter = PromptLookup(job.prompt)
+        else:
+            return None
+        return Speculation(drafter, step_times, exact_tokens=exact_tokens)
 
     return drafting_for
 

@@ -17,11 +17,12 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edge.constraint import ConstraintCompiler, Matcher
+from edge.constraint import ConstraintCompiler
 from edge.errors import EdgeError, EngineBusyError
 from edge.job import Drafting, Job
 from edge.llama.context import Batch, CacheFullError, Context
 from edge.llama.model import Model
+from edge.matcher import Matcher
 from edge.prefix_cache import PrefixCache
 from edge.request import Delivery, FinishReason, Request
 from edge.settings import ModelSettings

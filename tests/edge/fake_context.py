@@ -11,6 +11,7 @@ import pickle
 import threading
 import zlib
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -148,6 +149,8 @@ class FakeMatcher:
     """Demands the reply to be `tokens`. Even ones among them follow by force; at `FAILING` the constraint gives up."""
 
     FAILING = 13
+    vocabulary = SimpleNamespace(end_tokens=range(VOCABULARY_SIZE))
+    """Any token may be the last one: no endings are searched for."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self._left = list(tokens)
