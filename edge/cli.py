@@ -13,7 +13,7 @@ import typer
 from edge.batch_command import batch
 from edge.errors import EdgeError
 from edge.file_commands import convert, inspect, verify
-from edge.model_commands import chat, run
+from edge.model_commands import bake, chat, run
 from edge.results import Json, print_result
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     help="Turn Hugging Face checkpoints into quantized GGUF files and run them on your own hardware.",
 )
 
-for command in (convert, verify, inspect, run, chat, batch):
+for command in (convert, verify, inspect, run, chat, bake, batch):
     app.command()(command)
 
 

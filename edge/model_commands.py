@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,9 +14,11 @@ from edge.errors import EdgeError
 from edge.results import Json
 
 if TYPE_CHECKING:
+    from edge.chat import Chat
     from edge.constraint import Constraint
     from edge.engine import Engine
     from edge.request import Completion, Request
+    from edge.session import SessionFile, SessionModel
     from edge.settings import SamplingSettings
 
 Model = Annotated[
@@ -86,8 +90,18 @@ def run(
 
 
 def chat(
-    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="As for run; default: demo.")] = "demo",
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="As for run; default: the session's, or demo.")
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option("--session", metavar="NAME", help="Keep the chat under a name, and go on with it.")
+    ] = None,
+    lists_sessions: Annotated[bool, typer.Option("--list", help="List the sessions instead.")] = False,
     system: System = None,
+    overflow: Annotated[
+        Literal["drop", "error"],
+        typer.Option("--overflow", help="Leave out old turns when the context is full, or not."),
+    ] = "drop",
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
@@ -97,12 +111,140 @@ def chat(
     lora: Lora = None,
 ) -> None:
     """Talk with a model in the terminal."""
-    with _open(model, context, threads, quant, lora, isolate=True) as engine:
-        from edge.chat import Chat
-        from edge.repl import converse
+    if lists_sessions:
+        _print_sessions()
+        return
+    with _session(session) as file:
+        record = file.record if file else None
+        if record and model is None:
+            quant = quant or record.model.quantization
+        reference = model or (record.model.reference if record else "demo")
+        known_model = _known_model(file, reference, quant)
+        with _open(reference, context, threads, quant, lora, isolate=True) as engine:
+            from edge.chat import Chat
+            from edge.repl import converse
 
-        sampling = _sampling(engine, temperature, seed)
-        converse(Chat(engine, system=system, sampling=sampling, max_tokens=max_tokens))
+            sampling = _sampling(engine, temperature, seed, record.sampling if record else None)
+            talk = Chat(engine, system=system, sampling=sampling, max_tokens=max_tokens, overflow=overflow)
+            with _kept(file, known_model, talk, engine, system) as after_answer:
+                converse(talk, after_answer)
+
+
+@contextlib.contextmanager
+def _session(name: str | None) -> Iterator[SessionFile | None]:
+    """The session of a name, opened; None for no name."""
+    if name is None:
+        yield None
+        return
+    from edge.repl import state_directory
+    from edge.session import SessionFile
+
+    with SessionFile(state_directory() / "sessions", name) as file:
+        yield file
+
+
+def _known_model(file: SessionFile | None, reference: str, quantization: str | None) -> SessionModel | None:
+    """What a session remembers of the model. EdgeError if it was begun with another one."""
+    if file is None:
+        return None
+    from edge.session import SessionModel
+
+    model = SessionModel.of(_resolve(reference, quantization), reference, quantization)
+    file.check_model(model)
+    return model
+
+
+@contextlib.contextmanager
+def _kept(
+    file: SessionFile | None, model: SessionModel | None, talk: Chat, engine: Engine, system: str | None
+) -> Iterator[Callable[[], None]]:
+    """Inside, the chat is that of the session; gives what is to be called after every answer."""
+    if file is None or model is None:
+        yield lambda: None
+        return
+    from edge.session import KeptChat
+    from edge.terminal import note
+
+    kept = KeptChat(file, model, talk, engine)
+    note(kept.resume())
+    if system is not None:
+        talk.system = system
+    try:
+        yield kept.save
+    finally:
+        kept.finish()
+
+
+def _print_sessions() -> None:
+    from edge.quantities import size_text
+    from edge.repl import state_directory
+    from edge.results import print_result
+    from edge.session import list_sessions
+    from edge.tables import cell, table
+    from edge.terminal import note
+
+    folder = state_directory() / "sessions"
+    sessions = list_sessions(folder)
+    if not sessions:
+        note(f"There are no sessions in {folder}.")
+        return
+    listed = table(
+        "Sessions", ("Name", "left"), ("Messages", "right"), ("Size", "right"), ("Used", "left"), ("Model", "left")
+    )
+    for each in sessions:
+        messages = "damaged" if each.messages is None else str(each.messages)
+        used = each.updated.replace("T", " ").removesuffix("+00:00")
+        listed.add_row(*map(cell, (each.name, messages, size_text(each.n_bytes), used, each.model)))
+    print_result(None, listed, False)
+
+
+def bake(
+    model: Model,
+    system: System = None,
+    system_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--system-file", metavar="FILE", help="A file with the system text; line ends at its end are left out."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; default: beside the model.")
+    ] = None,
+    threads: Threads = None,
+    quant: Quantization = None,
+    lora: Lora = None,
+    as_json: Json = False,
+) -> None:
+    """Compute a system text ahead: conversations that begin with it then start at once."""
+    from edge.bake import bake, baked_path
+    from edge.gguf_file import read_gguf
+    from edge.quantities import size_text
+    from edge.results import print_result
+
+    text = _system_text(system, system_file)
+    path = out or baked_path(read_gguf(_resolve(model, quant)).path, text, lora or ())
+    with _open(model, None, threads, quant, lora) as engine:
+        tokens = bake(engine, text, path)
+    n_bytes = path.stat().st_size
+    document = {"path": str(path), "tokens": tokens, "bytes": n_bytes}
+    print_result(document, f"{path}\n  {tokens:,} tokens, {size_text(n_bytes)}", as_json)
+
+
+def _system_text(system: str | None, system_file: Path | None) -> str:
+    if system is not None and system_file is None:
+        return system
+    if system_file is not None and system is None:
+        return _file_text(system_file).rstrip("\r\n")
+    raise EdgeError("Which system text?", hint="Give it with --system, or a file that holds it with --system-file.")
+
+
+def _file_text(path: Path) -> str:
+    from edge.terminal import decode_utf8
+
+    try:
+        return decode_utf8(path.read_bytes(), str(path))
+    except OSError as error:
+        raise EdgeError(f"{path} cannot be read: {error.strerror}.", hint="Check the path.") from error
 
 
 def _prompt_text(prompt: str) -> str:
@@ -113,7 +255,6 @@ def _prompt_text(prompt: str) -> str:
 
 def _constraint(schema: Path | None, regex: str | None, grammar: Path | None) -> Constraint | None:
     from edge.constraint import Constraint
-    from edge.terminal import decode_utf8
 
     options = {"--schema": schema, "--regex": regex, "--grammar": grammar}
     given = [name for name, value in options.items() if value is not None]
@@ -124,10 +265,7 @@ def _constraint(schema: Path | None, regex: str | None, grammar: Path | None) ->
     path = schema or grammar
     if path is None:
         return None
-    try:
-        text = decode_utf8(path.read_bytes(), str(path))
-    except OSError as error:
-        raise EdgeError(f"{path} cannot be read: {error.strerror}.", hint="Check the path.") from error
+    text = _file_text(path)
     return Constraint.json_schema(text) if schema else Constraint.grammar(text)
 
 
@@ -142,14 +280,20 @@ def _open(
 ) -> Engine:
     from edge.adapters import resolve_adapter
     from edge.engine import Engine
-    from edge.models import resolve
     from edge.settings import ModelSettings
+
+    path = _resolve(model, quantization)
+    adapters = tuple(resolve_adapter(reference, path) for reference in lora or [])
+    return Engine(path, ModelSettings(context_tokens=context, threads=threads, adapters=adapters), isolate=isolate)
+
+
+def _resolve(model: str, quantization: str | None) -> Path:
+    """The file of a model, made if need be; when asked again, it is found at once."""
+    from edge.models import resolve
     from edge.terminal import byte_progress
 
     with byte_progress("Converting") as progress:
-        path = resolve(model, quantization=quantization, progress=progress)
-    adapters = tuple(resolve_adapter(reference, path) for reference in lora or [])
-    return Engine(path, ModelSettings(context_tokens=context, threads=threads, adapters=adapters), isolate=isolate)
+        return resolve(model, quantization=quantization, progress=progress)
 
 
 def _answer(engine: Engine, request: Request, as_json: bool) -> None:
@@ -175,13 +319,16 @@ def _answer(engine: Engine, request: Request, as_json: bool) -> None:
         )
 
 
-def _sampling(engine: Engine, temperature: float | None, seed: int | None) -> SamplingSettings:
+def _sampling(
+    engine: Engine, temperature: float | None, seed: int | None, earlier: SamplingSettings | None = None
+) -> SamplingSettings:
+    """What is asked for; for the rest, what a session had, or what the model's makers recommend."""
     from dataclasses import replace
 
-    chosen = engine.default_sampling
+    chosen = earlier or engine.default_sampling
     if temperature is not None:
         chosen = replace(chosen, temperature=temperature)
-    return replace(chosen, seed=seed)
+    return chosen if seed is None else replace(chosen, seed=seed)
 
 
 def _completion_document(completion: Completion) -> dict[str, Any]:
