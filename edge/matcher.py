@@ -75,10 +75,6 @@ class Matcher:
         bits = np.unpackbits(self._bits, bitorder="little", count=self._size)
         return bits.view(np.bool_)
 
-    def mask_logits(self, logits: NDArray[np.float32]) -> None:
-        """Sets the logits of all tokens that may not come next to -inf, in place. Shape: [vocabulary]."""
-        np.copyto(logits, -np.inf, where=~self.allowed_tokens())
-
     def accept(self, token: int) -> None:
         """Takes the next token of the reply; EdgeError if it is not allowed, after which the matcher is of no use."""
         if not self._matcher.consume_token(token):
