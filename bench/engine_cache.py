@@ -92,7 +92,7 @@ def _finding(title: str, asked: int, first: Completion, second: Completion, step
     return Finding(
         SECOND_TURN,
         title,
-        f"{prefilled} tokens prefilled",
+        f"{prefilled} tokens",
         f"{new} tokens",
         f"new, of {second.usage.prompt_tokens}",
         prefilled - new,

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.engine_case import NO_SLIDING_MODEL, Case, free_requests, model_name, openings
-from bench.engine_report import Bar, Finding, skipped
-from bench.engine_sides import BareLoop, Speed, measure_speed, run_requests
-from bench.engine_turns import Samples, compare, measure_in_turn
+from bench.engine_report import Bar, Finding, skipped, speed_finding
+from bench.engine_sides import BareLoop, measure_speed, run_requests
+from bench.engine_turns import compare, measure_in_turn
 from edge.local_engine import LocalEngine
 from edge.request import Request
 
@@ -42,28 +42,6 @@ def _decode_finding(row: str, case: Case, model: Path, streams: int, limit: floa
         )
     return speed_finding(
         row, f"{streams} stream{'s' * (streams > 1)}, {model_name(model)}", "bare loop", speeds, Bar(limit, "at least")
-    )
-
-
-def speed_finding(row: str, title: str, against: str, speeds: tuple[list[Speed], list[Speed]], bar: Bar) -> Finding:
-    """Both sides' tokens per second; the note has the same figure in processor time."""
-    wall, cpu = (
-        Samples(*([getattr(speed, name) for speed in side] for side in speeds))
-        for name in ("per_second", "per_cpu_second")
-    )
-    ours, anchor = wall.medians
-    low, high = cpu.spread
-    return Finding(
-        row,
-        title,
-        f"{ours:.1f} tok/s",
-        f"{anchor:.1f} tok/s",
-        against,
-        wall.ratio,
-        bar=bar,
-        spread=wall.spread,
-        note=f"{cpu.ratio:.3f}x in processor time ({low:.3f} - {high:.3f}).",
-        samples={**wall.document, "cpu": cpu.document},
     )
 
 

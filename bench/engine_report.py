@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal
 
+from bench.engine_turns import Samples, Speed
 from edge.devices import examine_machine
 from edge.tables import cell, table
 
 _PACKAGES = ("edge-llm", "llama-cpp-python", "llguidance", "numpy")
 _STYLES = {"holds": "green", "missed": "bold red", "skipped": "yellow", "shown": ""}
-_LEAST_WIDTH = 160  # the table is of no use when its columns are broken into lines
+_LEAST_WIDTH = 170  # the table is of no use when its columns are broken into lines
 Unit = Literal["x", "%", "", "ms"]
 
 
@@ -66,6 +67,30 @@ class Finding:
 def skipped(row: str, title: str, reason: str) -> Finding:
     """A row that could not be measured."""
     return Finding(row, title, note=reason)
+
+
+def speed_finding(
+    row: str, title: str, against: str, speeds: tuple[list[Speed], list[Speed]], bar: Bar, note: str = ""
+) -> Finding:
+    """Both sides' tokens per second; the note has the same figure in processor time."""
+    wall, cpu = (
+        Samples(*([getattr(speed, name) for speed in side] for side in speeds))
+        for name in ("per_second", "per_cpu_second")
+    )
+    ours, anchor = wall.medians
+    low, high = cpu.spread
+    return Finding(
+        row,
+        title,
+        f"{ours:.1f} tok/s",
+        f"{anchor:.1f} tok/s",
+        against,
+        wall.ratio,
+        bar=bar,
+        spread=wall.spread,
+        note=f"{note} {cpu.ratio:.3f}x in processor time ({low:.3f} - {high:.3f}).".lstrip(),
+        samples={**wall.document, "cpu": cpu.document},
+    )
 
 
 def print_table(findings: Sequence[Finding], title: str) -> None:

@@ -9,9 +9,9 @@ from statistics import median
 
 from bench.calibration import HELD_OUT
 from bench.engine_case import Case, model_name
-from bench.engine_report import Bar, Finding
+from bench.engine_report import Bar, Finding, speed_finding
 from bench.engine_sides import Run, counted_steps, run_requests
-from bench.engine_turns import compare, quartiles
+from bench.engine_turns import Speed, Stopwatch, measure_in_turn, quartiles
 from edge.constraint import Constraint
 from edge.errors import EdgeError
 from edge.local_engine import LocalEngine
@@ -34,37 +34,32 @@ def measure_structured(case: Case) -> list[Finding]:
         constraint = Constraint.json_schema(case.schema)
         constrained: dict[int, tuple[Run, int]] = {}
 
-        def structured(number: int) -> float:
+        def structured(number: int) -> Speed:
             request = Request(prompt, replace(engine.default_sampling, seed=number), constraint=constraint)
-            with counted_steps() as steps:
+            with counted_steps() as steps, Stopwatch() as watch:
                 (run,) = run_requests(engine, [request])
             _check_is_whole(run)
             constrained[number] = run, len(steps)
-            return run.tokens_per_second
+            return watch.speed(len(run.arrivals))
 
-        def free(number: int) -> float:
-            tokens = case.tokens
+        def free(number: int) -> Speed:
             sampling = replace(engine.default_sampling, seed=number)
-            (run,) = run_requests(engine, [Request(prompt, sampling, max_tokens=tokens, ignore_eos=True)])
-            return run.tokens_per_second
+            with Stopwatch() as watch:
+                (run,) = run_requests(engine, [Request(prompt, sampling, max_tokens=case.tokens, ignore_eos=True)])
+            return watch.speed(len(run.arrivals))
 
-        samples = compare(structured, free, case.rounds)
+        speeds = measure_in_turn(structured, free, case.rounds)
     runs = [constrained[number] for number in range(1, case.rounds + 1)]
-    ours, anchor = samples.medians
     passes = [steps / run.completion.usage.completion_tokens for run, steps in runs]
     forced = sum(run.completion.usage.forced_tokens for run, _ in runs)
     return [
-        Finding(
+        speed_finding(
             STRUCTURED,
             f"structured output, {model_name(case.model)}",
-            f"{ours:.1f} tok/s",
-            f"{anchor:.1f} tok/s",
             "free text",
-            samples.ratio,
-            bar=Bar(_STRUCTURED_BAR, "at least"),
-            spread=samples.spread,
+            speeds,
+            Bar(_STRUCTURED_BAR, "at least"),
             note=f"for example: {runs[0][0].completion.text}",
-            samples=samples.document,
         ),
         Finding(
             STRUCTURED,
@@ -100,25 +95,21 @@ def measure_drafts(case: Case) -> list[Finding]:
         )
         runs: dict[tuple[str, int], Run] = {}
         requests = _copy_requests(with_drafts)
-        samples = compare(
+        speeds = measure_in_turn(
             _copying(with_drafts, requests, runs, "drafts"), _copying(without, requests, runs, "none"), case.rounds
         )
     drafted = [run.completion.usage for (side, _), run in runs.items() if side == "drafts"]
     _check_are_identical(runs)
-    ours, anchor = samples.medians
     accepted, guessed = sum(usage.accepted_tokens for usage in drafted), sum(usage.drafted_tokens for usage in drafted)
+    tokens = sum(usage.completion_tokens for usage in drafted)
     return [
-        Finding(
+        speed_finding(
             DRAFTS,
             f"copying a text with drafts, {model_name(case.model)}",
-            f"{ours:.1f} tok/s",
-            f"{anchor:.1f} tok/s",
             "without drafts",
-            samples.ratio,
-            bar=Bar(_DRAFTS_BAR, "at least"),
-            spread=samples.spread,
-            note=f"identical tokens; {accepted} of {guessed} guesses were right.",
-            samples=samples.document,
+            speeds,
+            Bar(_DRAFTS_BAR, "at least"),
+            note=f"identical tokens; {accepted} of {guessed} guesses were right, in a text of {tokens} tokens.",
         )
     ]
 
@@ -131,17 +122,18 @@ def _copy_requests(engine: LocalEngine) -> Sequence[Request]:
 
 def _copying(
     engine: LocalEngine, requests: Sequence[Request], runs: dict[tuple[str, int], Run], side: str
-) -> Callable[[int], float]:
+) -> Callable[[int], Speed]:
     """A round copies one of the texts after another, each behind a prompt whose computing does not count."""
 
-    def measure(number: int) -> float:
-        measured = []
+    def measure(number: int) -> Speed:
+        watch, tokens = Stopwatch(), 0
         for place, request in enumerate(requests):
             run_requests(engine, [replace(request, max_tokens=1)])
-            (run,) = run_requests(engine, [request])
+            with watch:
+                (run,) = run_requests(engine, [request])
             runs[side, place] = run
-            measured.append(run)
-        return sum(len(run.arrivals) for run in measured) / sum(run.wall_seconds for run in measured)
+            tokens += len(run.arrivals)
+        return watch.speed(tokens)
 
     return measure
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from bench.engine_turns import Speed, Stopwatch
 from edge.errors import EdgeError
 from edge.llama.context import Batch, Context
 from edge.llama.model import Model
@@ -21,15 +22,6 @@ from edge.request import Completion, Event, Request, TokenEvent
 from edge.settings import ModelSettings
 from edge.stream import completion_of
 from edge.text_engine import TextEngine
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Tokens of all streams together."""
-
-    per_second: float
-    per_cpu_second: float
-    """Of processor time of the whole process, which other processes take less from."""
 
 
 class BareLoop:
@@ -62,13 +54,12 @@ class BareLoop:
             self._context.remove(sequence, 0)
             self._feed([(sequence, list(prompt), 0)])
         positions = [len(prompt) for prompt in prompts]
-        start, cpu_start = time.perf_counter(), time.process_time()
-        for step in range(tokens):
-            fed = [(step * len(prompts) + sequence) % self._vocabulary_size for sequence in range(len(prompts))]
-            self._feed([(sequence, [fed[sequence]], first + step) for sequence, first in enumerate(positions)])
-        self._context.logits(0)  # waits for a device that computes on its own
-        decoded = tokens * len(prompts)
-        return Speed(decoded / (time.perf_counter() - start), decoded / (time.process_time() - cpu_start))
+        with Stopwatch() as watch:
+            for step in range(tokens):
+                fed = [(step * len(prompts) + sequence) % self._vocabulary_size for sequence in range(len(prompts))]
+                self._feed([(sequence, [fed[sequence]], first + step) for sequence, first in enumerate(positions)])
+            self._context.logits(0)  # waits for a device that computes on its own
+        return watch.speed(tokens * len(prompts))
 
     def _feed(self, rows: Sequence[tuple[int, list[int], int]]) -> None:
         self._batch.clear()
@@ -89,11 +80,6 @@ class Run:
     @property
     def wall_seconds(self) -> float:
         return self.finished - self.submitted
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Of the whole request, its prompt included."""
-        return len(self.arrivals) / self.wall_seconds
 
 
 def run_requests(engine: TextEngine, requests: Sequence[Request]) -> list[Run]:
@@ -117,10 +103,10 @@ def _run(engine: TextEngine, request: Request) -> Run:
 
 def measure_speed(engine: TextEngine, requests: Sequence[Request]) -> Speed:
     """How fast requests are answered together. Their prompts should be cached but for the last token."""
-    cpu_start = time.process_time()
-    runs = run_requests(engine, requests)
-    cpu_seconds = time.process_time() - cpu_start
-    return Speed(joint_tokens_per_second(runs), sum(len(run.arrivals) for run in runs) / cpu_seconds)
+    with Stopwatch() as watch:
+        runs = run_requests(engine, requests)
+    whole = watch.speed(sum(len(run.arrivals) for run in runs))
+    return Speed(joint_tokens_per_second(runs), whole.per_cpu_second)
 
 
 def joint_tokens_per_second(runs: Sequence[Run]) -> float:

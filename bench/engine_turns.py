@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 Figure = TypeVar("Figure")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens of all streams together."""
+
+    per_second: float
+    per_cpu_second: float
+    """Of processor time of this process, which other processes take less from."""
+
+
+class Stopwatch:
+    """Wall and processor time of everything inside its blocks."""
+
+    def __init__(self) -> None:
+        self.seconds = self.cpu_seconds = 0.0
+
+    def __enter__(self) -> Self:
+        self._started = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.seconds += time.perf_counter() - self._started[0]
+        self.cpu_seconds += time.process_time() - self._started[1]
+
+    def speed(self, tokens: int) -> Speed:
+        """Of so many tokens in that time."""
+        return Speed(tokens / self.seconds, tokens / self.cpu_seconds)
 
 
 @dataclass(frozen=True)

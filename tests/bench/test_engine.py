@@ -91,7 +91,7 @@ def test_decode_is_compared_with_the_bare_loop(case: Case) -> None:
 def test_structured_output_forces_tokens_on_a_real_model(case: Case, demo_gguf: Path) -> None:
     speed, passes = measure_structured(replace(case, model=demo_gguf))
     assert speed.against == "free text"
-    assert json.loads(speed.note.removeprefix("for example: ")).keys() >= {"name", "address"}
+    assert 'for example: {"name": ' in speed.note and "in processor time" in speed.note
     assert passes.verdict == "holds"
 
 

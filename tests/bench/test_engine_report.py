@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.engine_case import Case
-from bench.engine_report import Bar, Finding, machine_line, print_table, result_document, skipped
+from bench.engine_report import Bar, Finding, machine_line, print_table, result_document, skipped, speed_finding
+from bench.engine_turns import Speed
 
 HELD = Finding("decode", "one stream", "99 tok/s", "99.5 tok/s", "bare loop", 0.995, bar=Bar(0.99, "at least"))
 MISSED = Finding("decode", "two streams", value=0.891, bar=Bar(0.99, "at least"), spread=(0.88, 0.9))
@@ -62,3 +63,11 @@ def test_document_has_verdicts_samples_and_conditions() -> None:
     assert document["case"]["rounds"] == 3 and "schema" not in document["case"]
     assert {"python", "llama-cpp-python", "numpy"} <= document["versions"].keys()
     assert document["machine"]["cpu"]["name"] in machine_line()
+
+
+def test_speeds_become_a_finding_with_the_same_ratio_in_processor_time() -> None:
+    speeds = [Speed(90, 45), Speed(110, 66)], [Speed(100, 50), Speed(100, 60)]
+    found = speed_finding("decode", "one", "bare loop", speeds, Bar(0.99, "at least"), note="As it is.")
+    assert (found.ours, found.anchor, found.value) == ("100.0 tok/s", "100.0 tok/s", 1.0)
+    assert found.note == "As it is. 1.000x in processor time (0.950 - 1.050)."
+    assert found.samples["cpu"] == {"ours": [45, 66], "anchor": [50, 60]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.engine_turns import Samples, compare, measure_in_turn, percentile, quartiles
+from bench.engine_turns import Samples, Speed, Stopwatch, compare, measure_in_turn, percentile, quartiles
 
 
 def test_sides_take_turns_in_going_first_and_the_warm_up_does_not_count() -> None:
@@ -42,3 +42,15 @@ def test_percentile_is_the_nearest_rank() -> None:
     assert percentile(values, 0.95) == 95
     assert percentile([5.0, 1.0], 0.95) == 5
     assert percentile([5.0, 1.0], 0.5) == 1
+
+
+def test_stopwatch_adds_up_its_blocks() -> None:
+    watch = Stopwatch()
+    seconds = []
+    for _ in range(2):
+        with watch:
+            sum(range(1000))
+        seconds.append(watch.seconds)
+    assert 0 < seconds[0] < seconds[1]
+    watch.seconds, watch.cpu_seconds = 4.0, 2.0
+    assert watch.speed(8) == Speed(2.0, 4.0)
