@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -41,7 +41,7 @@ _CLOSED = EdgeError("The engine is closed.", hint="Open the model again.")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Fed:
     """What of a request is in the batch: its next tokens, the last of them at `index`, and guesses at what follows,
     from `guesses_index` on."""
@@ -289,48 +289,48 @@ class Loop:
             if each:
                 fed.append(each)
                 room -= len(each.tokens)
-        if prefilling:
-            return fed
-        self._free_guesses = MAX_GUESSES
-        return [self._with_guesses(each) for each in fed]
+        if not prefilling:
+            self._free_guesses = MAX_GUESSES
+            for each in fed:
+                self._add_guesses(each)
+        return fed
 
     def _next_group(self) -> list[tuple[Slot, Job]]:
         """Running requests with one set of adapters; those with other sets have their turn in the next steps."""
         running = [(slot, slot.job) for slot in self.prefixes.busy if slot.job]
+        if all(slot.adapters == self._adapters_in_use for slot, _ in running):
+            return running
         sets = list(dict.fromkeys(slot.adapters for slot, _ in running))
-        if not sets:
-            return []
         last = sets.index(self._adapters_in_use) if self._adapters_in_use in sets else -1
         chosen = sets[(last + 1) % len(sets)]
-        if chosen != self._adapters_in_use:
-            self._use_adapters(chosen)
-            self._adapters_in_use = chosen
+        self._use_adapters(chosen)
+        self._adapters_in_use = chosen
         return [(slot, job) for slot, job in running if slot.adapters == chosen]
 
     def _feed(self, slot: Slot, job: Job, room: int) -> _Fed | None:
         """Put a request's next tokens into the batch, up to where a checkpoint has to be made."""
         held = len(slot.held_tokens)
-        to_checkpoint = min((position - held for position in job.checkpoint_positions if position > held), default=room)
-        tokens = job.pending[: min(room, to_checkpoint)]
+        if job.checkpoint_positions and job.is_prefilling:
+            room = min([room, *(position - held for position in job.checkpoint_positions if position > held)])
+        tokens = job.pending[:room]
         if not tokens:
             return None
         is_whole = len(tokens) == len(job.pending)
         index = self._batch.add(tokens, sequence=slot.sequence, position=held, last_logits=is_whole)
         return _Fed(slot, tokens, index)
 
-    def _with_guesses(self, fed: _Fed) -> _Fed:
-        """With guesses at what follows, where the request has some and there is room for them."""
+    def _add_guesses(self, fed: _Fed) -> None:
+        """Add guesses at what follows, where the request has some and there is room for them."""
         job = fed.slot.job
         if job is None or job.drafting is None or job.is_prefilling or len(fed.tokens) < len(job.pending):
-            return fed  # not behind a prompt, where a checkpoint may be made of what the sequence then holds
+            return  # not behind a prompt, where a checkpoint may be made of what the sequence then holds
         limit = min(self._batch.room, self._free_guesses, job.remaining_tokens - 1)
         guesses = job.drafting.draft(limit, self._batch.count) if limit > 0 else []
         self._free_guesses -= len(guesses)
-        if not guesses:
-            return fed
-        position = len(fed.slot.held_tokens) + len(fed.tokens)
-        first = self._batch.add_all_wanted(guesses, sequence=fed.slot.sequence, position=position)
-        return replace(fed, guesses=guesses, guesses_index=first)
+        if guesses:
+            position = len(fed.slot.held_tokens) + len(fed.tokens)
+            fed.guesses = guesses
+            fed.guesses_index = self._batch.add_all_wanted(guesses, sequence=fed.slot.sequence, position=position)
 
     def _decode(self, fed: list[_Fed]) -> list[_Fed]:
         """Compute the batch; gives what of it was. Without room, idle sequences go first, then the newest request."""

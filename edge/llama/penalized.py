@@ -11,6 +11,8 @@ import numpy.typing as npt
 from edge.llama.sampler_chain import has_count_penalties, has_dry, has_repeat_penalty
 from edge.settings import SamplingSettings
 
+_NONE = np.empty(0, np.intp)
+
 
 class PenalizedTokens:
     """Follows a stream's text as the penalties do. It may name more tokens than are penalized, never fewer."""
@@ -43,6 +45,8 @@ class PenalizedTokens:
 
     def tokens(self) -> npt.NDArray[np.intp]:
         """Ids, ascending."""
+        if not self.can_be_any:
+            return _NONE
         # what DRY penalizes once continued a sequence that ended in the last token
         continued = self._successors.get(self._last_token, ()) if self._last_token is not None else ()
         together = self._completion.union(self._recent, continued)
