@@ -12,12 +12,13 @@ import glob
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edge.errors import EdgeError
+from edge.stored_files import held
 
 if TYPE_CHECKING:
     from convert.pool import ProgressCallback
@@ -61,7 +62,7 @@ class ConversionCache:
         target = self.folder / "models" / f"{key}-{fingerprint(checkpoint)}" / f"{name}-{quantization}.gguf"
         if target.is_file():
             return target
-        with self._lock(key):
+        with held(self.folder / "locks" / f"{key}.lock", target.name):
             if not target.is_file():  # or else another process was faster
                 self._convert(checkpoint, quantization, target)
                 self._delete_superseded(key, target.parent)
@@ -79,26 +80,6 @@ class ConversionCache:
         for folder in current.parent.glob(f"{glob.escape(key)}-*"):
             if folder != current:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    @contextlib.contextmanager
-    def _lock(self, key: str) -> Iterator[None]:
-        """Held by one process at a time; the system lets go of it when the process ends, however it ends."""
-        from filelock import FileLock
-
-        path = self.folder / "locks" / f"{key}.lock"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path)
-            lock.acquire()
-        except OSError as error:
-            raise EdgeError(
-                f"The cache folder {self.folder} cannot be written: {error.strerror or error}.",
-                hint="Name another folder in the environment variable EDGE_CACHE.",
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 def fingerprint(checkpoint: Path) -> str:

@@ -1,250 +1,240 @@
-"""The Hugging Face hub through huggingface_hub: what a repository holds, and its files on this disk.
+"""The Hugging Face hub through huggingface_hub: what a repository holds, and its files in a folder of ours.
 
-The one place that may use the network. Knows which files of a repository are wanted; converting them is for
-`edge.models`. Source: huggingface_hub's documentation of `snapshot_download` and of its environment variables.
+The one place that may use the network. Which files are wanted is for `edge.hub_choice`. Source: huggingface_hub's
+`HfApi.model_info`, `http_get` and its cache layout. Its own downloads drop what they have when a process ends, so the
+files are fetched here, each as NAME.part, which the next attempt goes on with.
 """
 
 from __future__ import annotations
 
-import contextlib
-import glob
+import os
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edge.errors import EdgeError
-from edge.gguf_split import parse_part_name
+from edge.hub_errors import errors_for_people
+from edge.quantities import size_text
+from edge.stored_files import is_safe_name
 
 if TYPE_CHECKING:
-    from huggingface_hub.errors import HfHubHTTPError
+    from convert.pool import ProgressCallback
 
-# The quantizations of a repository's GGUF files in the order in which they are taken when none is asked for
-PREFERRED_QUANTIZATIONS = (
-    "Q4_K_M", "Q8_0", "Q5_K_M", "Q6_K", "Q4_K_S", "Q5_K_S", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1", "Q5_0", "Q5_1",
-    "Q3_K_M", "BF16", "F16", "F32",
-)  # fmt: skip
-CHECKPOINT_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+PART_SUFFIX = ".part"
 
-_SHARD_NAME = re.compile(r"(?!consolidated)[^/]+-\d+-of-\d+\.safetensors")
-_SPLIT_GGUF_NAME = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
-_QUANTIZATION_IN_NAME = re.compile(r"(?:^|[-._/])(I?Q\d\w*|TQ\d_\d|MXFP4\w*|B?F16|F32)(?=[-./])", re.IGNORECASE)
-_NOT_A_MODEL = ("mmproj", "imatrix")  # parts of names of GGUF files that go beside a model
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a repository, as far as its list says; the hub knows the sha256 of large files only."""
+
+    size_bytes: int | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
 class RepositoryFiles:
-    """The names of a repository's files, or of those that are on this disk when the hub cannot be reached."""
+    """The files of a repository at one commit, or those on this disk when the hub cannot be reached."""
 
-    names: list[str]
+    repository: str
+    revision: str
+    files: Mapping[str, HubFile]
+    licence: str | None = None
     is_local_copy: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.files)
 
 
 class Hub(Protocol):
-    """What `edge.models` asks of a hub. Both methods raise EdgeError, and nothing else that a person must see."""
+    """What `edge.pull` asks of a hub. Both methods raise EdgeError, and nothing else that a person must see."""
 
-    def files(self, repository: str) -> RepositoryFiles:
-        """What there is to choose from."""
+    def files(self, repository: str, revision: str | None = None) -> RepositoryFiles:
+        """What there is to choose from, at the newest commit or at the one that is named."""
         ...
 
-    def download(self, repository: str, names: Sequence[str]) -> Path:
-        """A directory that holds these files of the repository; what is there already is not fetched again."""
+    def download(
+        self, listing: RepositoryFiles, names: Sequence[str], folder: Path, progress: ProgressCallback | None = None
+    ) -> Path:
+        """A directory that holds these files: `folder`, or a cache of the hub's that has all of them already."""
         ...
 
 
 class HuggingFaceHub:
     """The real hub. huggingface_hub is imported at the first use: it takes longer than the rest of edge."""
 
-    def files(self, repository: str) -> RepositoryFiles:
+    def files(self, repository: str, revision: str | None = None) -> RepositoryFiles:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
 
-        with _errors_for_people(repository):
+        with errors_for_people(repository):
             try:
                 # One request, which fails at once without a network; `list_repo_files` would try for half a minute
-                return RepositoryFiles([file.rfilename for file in HfApi().model_info(repository).siblings or []])
+                found = HfApi().model_info(repository, revision=revision, files_metadata=True)
             except (OfflineModeIsEnabled, HTTPError) as error:
                 is_refusal = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
-                folder = None if is_refusal else _local_snapshot(repository)
+                folder = None if is_refusal else _local_snapshot(repository, revision)
                 if folder is None:
                     raise
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        return RepositoryFiles(names, is_local_copy=True)
-
-    def download(self, repository: str, names: Sequence[str]) -> Path:
-        from huggingface_hub import snapshot_download
-
-        with _errors_for_people(repository):
-            folder = Path(snapshot_download(repository, allow_patterns=[glob.escape(name) for name in names]))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
+                return _local_listing(repository, folder)
+        files = {
+            file.rfilename: HubFile(file.size, file.lfs.sha256 if file.lfs else None)
+            for file in found.siblings or []
+            if is_safe_name(file.rfilename)
+        }
+        if found.sha is None or not _COMMIT.fullmatch(found.sha):
             raise EdgeError(
-                f"The local copy of {repository} lacks {missing[0]}, and the hub cannot be reached.",
-                hint="Try again with a network connection, and without HF_HUB_OFFLINE, to download the rest.",
+                f"The hub names no commit of {repository}: {found.sha!r}.", hint="Check the address in HF_ENDPOINT."
             )
+        return RepositoryFiles(repository, found.sha, files, _licence(found.card_data, found.tags))
+
+    def download(
+        self, listing: RepositoryFiles, names: Sequence[str], folder: Path, progress: ProgressCallback | None = None
+    ) -> Path:
+        with errors_for_people(listing.repository):
+            if known := _in_library_cache(listing, names):
+                return known
+            _check_space(listing, names, folder)
+            report = _Report(sum(listing.files[name].size_bytes or 0 for name in names), progress)
+            for name in names:
+                _fetch(listing, name, folder / name, report)
         return folder
 
 
-def _local_snapshot(repository: str) -> Path | None:
+def _licence(card: object, tags: Sequence[str] | None) -> str | None:
+    """What the model's card calls its licence."""
+    get = getattr(card, "get", None)
+    licence = get("license") if get else None
+    if licence == "other" and get:
+        licence = get("license_name") or licence
+    if isinstance(licence, str):
+        return licence
+    return next((tag.partition(":")[2] for tag in tags or [] if tag.startswith("license:")), None)
+
+
+# huggingface_hub's own cache, which other programs fill
+
+
+def _local_snapshot(repository: str, revision: str | None) -> Path | None:
     """The folder of what has been downloaded of the repository, which may be a part of it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, local_files_only=True, allow_patterns=[]))
+        return Path(snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns=[]))
     except LocalEntryNotFoundError:
         return None
 
 
-@contextlib.contextmanager
-def _errors_for_people(repository: str) -> Iterator[None]:
-    """Everything that huggingface_hub raises, as an EdgeError that says what to do."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # type: ignore[attr-defined]
-
-    try:
-        yield
-    except HfHubHTTPError as error:
-        raise _refusal(repository, error) from error
-    except HFValidationError as error:
-        raise EdgeError(f"{repository!r} cannot be the name of a model: {error}", hint="Check the spelling.") from error
-    except HTTPError as error:
-        raise _unreachable(repository, f"{type(error).__name__}: {error}") from error
-    except OSError as error:
-        raise _local_error(repository, error) from error
+def _local_listing(repository: str, folder: Path) -> RepositoryFiles:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {path.relative_to(folder).as_posix(): HubFile(path.stat().st_size) for path in paths}
+    return RepositoryFiles(repository, folder.name, files, is_local_copy=True)
 
 
-def _refusal(repository: str, error: HfHubHTTPError) -> EdgeError:
-    """What the hub meant by its status code."""
-    from huggingface_hub.errors import DisabledRepoError, GatedRepoError, RepositoryNotFoundError
+def _in_library_cache(listing: RepositoryFiles, names: Sequence[str]) -> Path | None:
+    """The snapshot in huggingface_hub's cache, if it has all these files whole."""
+    from huggingface_hub import try_to_load_from_cache
 
-    status = error.response.status_code
-    page = f"https://huggingface.co/{repository}"
-    if isinstance(error, GatedRepoError):
-        return EdgeError(
-            f"{repository} is gated: its authors want its licence accepted before it is downloaded.",
-            hint=f"Accept the licence at {page} , then log in with: hf auth login",
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return EdgeError(
-            f"There is no model {repository} on the Hugging Face hub, or it is private.",
-            hint="Check the spelling; for a private model, log in first with: hf auth login",
-        )
-    if isinstance(error, DisabledRepoError):
-        return EdgeError(f"{repository} has been disabled by the hub.", hint=f"See {page} for the reason.")
-    if status in (401, 403):
-        return EdgeError(
-            f"The Hugging Face hub refuses {repository} with your access token (status {status}).",
-            hint="Log in again with: hf auth login",
-        )
-    if status == 429:
-        return EdgeError(
-            "The Hugging Face hub limits the rate of your requests (status 429).",
-            hint="Wait some minutes; logging in raises the limit: hf auth login",
-        )
-    return EdgeError(
-        f"The Hugging Face hub answered with status {status} for {repository}.", hint="Try again in some minutes."
-    )
+    places = [try_to_load_from_cache(listing.repository, name, revision=listing.revision) for name in names]
+    if not names or not all(isinstance(place, str) for place in places):
+        return None
+    for name, place in zip(names, places, strict=True):
+        size_bytes = listing.files[name].size_bytes
+        if size_bytes is not None and os.stat(str(place)).st_size != size_bytes:  # noqa: PTH116 - strings, as they come
+            return None
+    return Path(str(places[0])).parents[names[0].count("/")]
 
 
-def _local_error(repository: str, error: OSError) -> EdgeError:
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    if isinstance(error.__cause__, HfHubHTTPError):
-        return _refusal(repository, error.__cause__)
-    if not isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError):
-        return EdgeError(
-            f"{repository} cannot be downloaded: {error.strerror or error}.",
-            hint="Check the free space and the permissions of the hub's cache folder (HF_HOME).",
-        )
-    if constants.HF_HUB_OFFLINE:
-        return EdgeError(
-            f"{repository} is not on this machine, or not all of it, and HF_HUB_OFFLINE forbids to download it.",
-            hint="Run once without HF_HUB_OFFLINE, or give the path of a .gguf file.",
-        )
-    return _unreachable(repository, str(error.__cause__ or error).partition("\n")[0])
+# Downloads
 
 
-def _unreachable(repository: str, reason: str) -> EdgeError:
-    return EdgeError(
-        f"The Hugging Face hub cannot be reached ({reason}) and {repository} is not on this machine, or not all of it.",
-        hint="Check the network connection and the proxy settings; a model that was downloaded once works without.",
-    )
+class _Report:
+    """Adds up what several files have got, for the callback."""
+
+    def __init__(self, total_bytes: int, callback: ProgressCallback | None) -> None:
+        self._total_bytes = total_bytes
+        self._done_bytes = 0
+        self._callback = callback
+
+    def add(self, n_bytes: int) -> None:
+        from convert.pool import Progress
+
+        self._done_bytes += n_bytes
+        if self._callback and n_bytes:
+            self._callback(Progress(self._done_bytes, max(self._total_bytes, self._done_bytes)))
 
 
-# Which files of a repository are wanted
-
-
-def choose_gguf(repository: str, names: Sequence[str], quantization: str | None) -> list[str]:
-    """The GGUF file of that quantization, or of the first preferred one; its parts in order, if it is split.
-
-    Empty when there is no such file.
-    """
-    by_quantization = gguf_by_quantization(names)
-    if quantization is None:
-        quantization = next((name for name in PREFERRED_QUANTIZATIONS if name in by_quantization), None)
-        if quantization is None and len(by_quantization) == 1:
-            quantization = next(iter(by_quantization))
-    files = by_quantization.get(quantization or "", [])
-    if not files:
-        return []
-    wanted = _parts(files[0])
-    if others := [name for name in files if name not in wanted]:
+def _check_space(listing: RepositoryFiles, names: Sequence[str], folder: Path) -> None:
+    """EdgeError before the first byte when the files cannot all be had; what is there already is not counted."""
+    missing_bytes = 0
+    for name in names:
+        target = folder / name
+        there = next((path for path in (target, _part_path(target)) if path.is_file()), None)
+        missing_bytes += max(0, (listing.files[name].size_bytes or 0) - (there.stat().st_size if there else 0))
+    disk = next(place for place in (folder, *folder.parents) if place.is_dir())
+    free_bytes = shutil.disk_usage(disk).free
+    if missing_bytes > free_bytes:
         raise EdgeError(
-            f"{repository} has several {quantization or 'GGUF'} files: {', '.join([files[0], *others])}.",
-            hint="Download the one you want with `hf download`, and give its path.",
+            f"{listing.repository} needs {size_text(missing_bytes)} more, and {size_text(free_bytes)} are free"
+            f" in {disk}.",
+            hint="Free some space, for example with `edge rm`, or name another folder in EDGE_CACHE.",
         )
-    if missing := [name for name in wanted if name not in files]:
-        raise EdgeError(
-            f"{repository} has {files[0]}, but not {missing[0]}: a part of the model is missing.",
-            hint="Choose another quantization, as in org/name:Q4_K_M.",
+
+
+def _part_path(target: Path) -> Path:
+    return target.with_name(target.name + PART_SUFFIX)
+
+
+def _fetch(listing: RepositoryFiles, name: str, target: Path, report: _Report) -> None:
+    """The file at `target`, gone on with where an earlier attempt ended. Its content is not checked here."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    size_bytes = listing.files[name].size_bytes
+    if target.is_file() and size_bytes in (None, target.stat().st_size):
+        report.add(target.stat().st_size)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = _part_path(target)
+    with part.open("ab") as file:
+        if size_bytes is None or file.tell() > size_bytes:
+            file.truncate(0)
+        there_bytes = file.seek(0, os.SEEK_END)
+        report.add(there_bytes)
+        http_get(
+            hf_hub_url(listing.repository, name, revision=listing.revision),
+            file,
+            resume_size=there_bytes,
+            headers=build_hf_headers(),
+            expected_size=size_bytes,
+            tqdm_class=_bar_class(report),
         )
-    return wanted
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(target)
 
 
-def _parts(name: str) -> list[str]:
-    """The names of all parts of the split model that a file belongs to; of any other file, its own."""
-    folder, slash, file = name.rpartition("/")
-    part = parse_part_name(file)
-    return [f"{folder}{slash}{other}" for other in part.all()] if part else [name]
+def _bar_class(report: _Report) -> type:
+    """What huggingface_hub takes for a progress bar: each one adds to the report."""
 
+    class Bar:
+        def __init__(self, **_: object) -> None:
+            pass
 
-def gguf_by_quantization(names: Sequence[str]) -> Mapping[str, list[str]]:
-    """The GGUF models among the files by the quantization in their names, in capitals; "" when a name tells none."""
-    found = defaultdict(list)
-    for name in sorted(names):
-        if name.lower().endswith(".gguf") and not any(part in name.lower() for part in _NOT_A_MODEL):
-            labels = _QUANTIZATION_IN_NAME.findall(_SPLIT_GGUF_NAME.sub(".gguf", name))
-            found[labels[-1].upper() if labels else ""].append(name)
-    return dict(found)
+        def __enter__(self) -> Bar:
+            return self
 
+        def __exit__(self, *_: object) -> None:
+            pass
 
-def checkpoint_names(names: Sequence[str]) -> list[str]:
-    """The files to download for a conversion; empty when the repository has no safetensors checkpoint.
+        def update(self, n_bytes: float | None = 1) -> None:
+            report.add(int(n_bytes or 0))
 
-    Copies of the weights in another layout (`consolidated.safetensors`) and pickles are left where they are.
-    """
-    if "config.json" not in names:
-        return []
-    small = [name for name in names if name in CHECKPOINT_FILES]
-    if SINGLE_FILE in names:
-        return [*small, SINGLE_FILE]
-    if INDEX_FILE in names:
-        return [*small, INDEX_FILE, *(name for name in names if _SHARD_NAME.fullmatch(name))]
-    return []
+    return Bar

@@ -6,21 +6,24 @@ importing numpy, huggingface_hub or the converter.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from edge.conversion_cache import CONVERTER_VERSION, ConversionCache, Converter, convert_in_process
-from edge.demo import DEMO_NAME, build_demo_checkpoint
+from edge.conversion_cache import ConversionCache, Converter, convert_in_process
+from edge.conversion_record import record_conversion
+from edge.demo import DEMO_NAME, build_demo_checkpoint, find_demo_gguf
 from edge.errors import EdgeError
-from edge.hub import Hub, HuggingFaceHub, RepositoryFiles, checkpoint_names, choose_gguf, gguf_by_quantization
+from edge.hub import Hub, HuggingFaceHub
+from edge.pull import DEFAULT_QUANTIZATION, Puller, find_current
+from edge.store import Store
+from edge.store_record import Record, Source
+from edge.terminal import byte_progress
 
 if TYPE_CHECKING:
     from convert.pool import ProgressCallback
 
-DEFAULT_QUANTIZATION = "Q4_K_M"
 DEMO_QUANTIZATION = "F16"  # so small a model loses its way when it is quantized further
 
 _DEMO = re.compile(r"demo(?::(?P<quantization>\w+))?")
@@ -40,23 +43,48 @@ def resolve(
     A path wins over a name on the hub; `demo` is always the demo model (a directory of that name is `./demo`). A name
     on the hub that was resolved once keeps its file, without another look at the hub. EdgeError when nothing fits.
     """
+    if is_file(reference):
+        return _file(Path(reference).expanduser(), quantization)
+    record = obtain(reference, quantization=quantization, progress=progress, hub=hub, converter=converter)
+    store = Store(cache_directory())
+    store.mark_used(record)
+    return store.paths(record)[0]
+
+
+def obtain(
+    reference: str,
+    *,
+    quantization: str | None = None,
+    progress: ProgressCallback | None = None,
+    hub: Hub | None = None,
+    converter: Converter = convert_in_process,
+) -> Record:
+    """The model that `reference` means, in the store: as `resolve`, for what is not a file of a person's own."""
     cache = ConversionCache(cache_directory(), converter, progress)
-    place = os.path.expanduser(reference)  # noqa: PTH111 - these three never raise, whatever a person types
+    store = Store(cache.folder)
+    place = os.path.expanduser(reference)  # noqa: PTH111 - these two never raise, whatever a person types
     if demo := _DEMO.fullmatch(reference):
-        wanted = _one_quantization(quantization, demo["quantization"]) or DEMO_QUANTIZATION
-        checkpoint = build_demo_checkpoint(cache.folder / "demo" / DEMO_NAME)
-        return cache.gguf(checkpoint, name=DEMO_NAME, origin="demo", quantization=wanted)
+        return _demo(store, cache, _one_quantization(quantization, demo["quantization"]))
     if os.path.isdir(place):  # noqa: PTH112
         directory = Path(place).resolve()
         wanted = _one_quantization(quantization) or DEFAULT_QUANTIZATION
-        return cache.gguf(directory, name=directory.name, origin=str(directory), quantization=wanted)
-    if os.path.isfile(place):  # noqa: PTH113
-        return _file(Path(place), quantization)
-    name = _HUB_NAME.fullmatch(reference)
-    if name is None or reference.lower().endswith(".gguf"):
-        _refuse_unknown(reference)
-    wanted_or_none = _one_quantization(quantization, name["quantization"])
-    return _from_hub(name["repository"], wanted_or_none, hub or HuggingFaceHub(), cache)
+        gguf = cache.gguf(directory, name=directory.name, origin=str(directory), quantization=wanted)
+        name = f"{directory.name.replace(':', '-')}:{wanted}"
+        return record_conversion(store, gguf, directory, name, str(directory), byte_progress)
+    name_on_hub = None if reference.lower().endswith(".gguf") else _HUB_NAME.fullmatch(reference)
+    if name_on_hub is None:
+        return _in_store(store, reference, quantization) or _refuse_unknown(reference)
+    repository, wanted_or_none = (
+        name_on_hub["repository"],
+        _one_quantization(quantization, name_on_hub["quantization"]),
+    )
+    known = find_current(store, f"{repository}:{wanted_or_none}" if wanted_or_none else repository)
+    return known or Puller(store, cache, hub or HuggingFaceHub(), byte_progress).pull(repository, wanted_or_none)
+
+
+def is_file(reference: str) -> bool:
+    """Whether a reference names a file on this disk. Never raises, whatever a person types."""
+    return not _DEMO.fullmatch(reference) and os.path.isfile(os.path.expanduser(reference))  # noqa: PTH111, PTH113
 
 
 def cache_directory() -> Path:
@@ -85,97 +113,32 @@ def _file(path: Path, quantization: str | None) -> Path:
     return path
 
 
+def _demo(store: Store, cache: ConversionCache, quantization: str | None) -> Record:
+    """The demo model, converted here, or out of a bundle where that has been taken in."""
+    name = f"demo:{quantization or DEMO_QUANTIZATION}"
+    bundled = store.find(name) or (None if quantization or find_demo_gguf() else store.find("demo"))
+    if bundled and bundled.source is Source.BUNDLE:
+        return bundled
+    directory = cache.folder / "demo" / DEMO_NAME
+    if directory.is_dir():
+        checkpoint = build_demo_checkpoint(directory)
+    else:
+        with store.held("the demo model"):
+            checkpoint = build_demo_checkpoint(directory)
+    gguf = cache.gguf(checkpoint, name=DEMO_NAME, origin="demo", quantization=quantization or DEMO_QUANTIZATION)
+    return record_conversion(store, gguf, checkpoint, name, "demo", byte_progress)
+
+
+def _in_store(store: Store, reference: str, quantization: str | None) -> Record | None:
+    """A model that has no other name than the one it has in the store: one out of a bundle, or a conversion."""
+    name, colon, asked = reference.rpartition(":")
+    wanted = _one_quantization(quantization, asked if colon else None)
+    model = name if colon else reference
+    return find_current(store, f"{model}:{wanted}" if wanted else model)
+
+
 def _refuse_unknown(reference: str) -> NoReturn:
     raise EdgeError(
         f"There is no model {reference!r}: no such file or directory, and no name on a hub.",
         hint="Give a .gguf file, a checkpoint directory, org/name[:QUANT] on the Hugging Face hub, or demo.",
     )
-
-
-# Names on the hub
-
-
-def _from_hub(repository: str, quantization: str | None, hub: Hub, cache: ConversionCache) -> Path:
-    record = cache.folder / "hub" / f"{repository.replace('/', '--')}-{quantization or 'default'}.json"
-    if known := _recorded(record):
-        return known
-    files = hub.files(repository)
-    if gguf := choose_gguf(repository, files.names, quantization):
-        found = hub.download(repository, gguf) / gguf[0]
-    else:
-        found = _converted_from_hub(repository, files, quantization, hub, cache)
-    _write_record(record, found)
-    return found
-
-
-def _converted_from_hub(
-    repository: str, files: RepositoryFiles, quantization: str | None, hub: Hub, cache: ConversionCache
-) -> Path:
-    wanted = checkpoint_names(files.names)
-    if not wanted:
-        _refuse_repository(repository, files, quantization)
-    quantization = quantization or DEFAULT_QUANTIZATION
-    _check_convertible(hub.download(repository, ["config.json"]), quantization)
-    checkpoint = hub.download(repository, wanted)
-    return cache.gguf(
-        checkpoint, name=repository.rpartition("/")[2], origin=f"hub:{repository}", quantization=quantization
-    )
-
-
-def _check_convertible(directory: Path, quantization: str) -> None:
-    """EdgeError when config.json alone tells that the conversion must fail: before gigabytes are downloaded."""
-    from convert.checkpoint import read_config
-    from convert.families import find_family
-    from convert.recipes import check_without_matrix, find_recipe
-
-    check_without_matrix(find_recipe(quantization))
-    find_family(read_config(directory)["architectures"][0])
-
-
-def _refuse_repository(repository: str, files: RepositoryFiles, quantization: str | None) -> NoReturn:
-    names = files.names
-    available = ", ".join(f"{repository}:{label}" for label in gguf_by_quantization(names) if label)
-    place = f"What is on this machine of {repository}" if files.is_local_copy else repository
-    if available:
-        raise EdgeError(
-            f"{place} has no GGUF file of {quantization or 'a usual quantization'}, and nothing to convert.",
-            hint=f"It has: {available}.",
-        )
-    if files.is_local_copy:
-        raise EdgeError(
-            f"{place} is no whole model, and the hub cannot be reached to download the rest.",
-            hint="Run once with a network connection and without HF_HUB_OFFLINE.",
-        )
-    if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
-        raise EdgeError(
-            f"{repository} has its weights only as Python pickles, which can run any code when they are read.",
-            hint="Have safetensors made of it at https://huggingface.co/spaces/safetensors/convert .",
-        )
-    raise EdgeError(
-        f"{repository} holds no model that edge can use: neither GGUF files nor a safetensors checkpoint.",
-        hint="Of an adapter, download the files and give them with --lora, and its base as the model.",
-    )
-
-
-def _recorded(record: Path) -> Path | None:
-    """The file that a name was resolved to before, if it is still there and would come out the same."""
-    try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-        path = Path(content["file"])
-        return path if content["converter_version"] == CONVERTER_VERSION and path.is_file() else None
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def _write_record(record: Path, path: Path) -> None:
-    text = json.dumps({"file": str(path), "converter_version": CONVERTER_VERSION})
-    part = record.with_name(f"{record.name}.{os.getpid()}.part")
-    try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(record)
-    except OSError as error:
-        raise EdgeError(
-            f"The cache folder {record.parent} cannot be written: {error.strerror or error}.",
-            hint="Name another folder in the environment variable EDGE_CACHE.",
-        ) from error

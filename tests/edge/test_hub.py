@@ -1,129 +1,104 @@
-"""The hub: which files are chosen, what a local copy gives without a network, and what each failure says."""
+"""The real hub's code against a server on this machine: listings, downloads that go on, and each refusal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import huggingface_hub
 import pytest
-from huggingface_hub import constants, errors
+from huggingface_hub import close_session, constants
 
 from edge.errors import EdgeError
-from edge.hub import HuggingFaceHub, RepositoryFiles, checkpoint_names, choose_gguf, gguf_by_quantization
+from edge.hub import HubFile, HuggingFaceHub, RepositoryFiles
+from tests.edge.fake_hub import COMMIT
 
-COMMIT = "0" * 40
-
-
-# Which files are chosen
+CONTENT = bytes(range(256)) * 40
 
 
-@pytest.mark.parametrize(
-    ("name", "quantization"),
-    [
-        ("gemma-2-9b-it-Q4_K_M.gguf", "Q4_K_M"),
-        ("smollm2-1.7b-instruct-q8_0.gguf", "Q8_0"),
-        ("SmolLM2-135M-Instruct.Q4_1.gguf", "Q4_1"),
-        ("Qwen3-8B-UD-IQ2_XXS.gguf", "IQ2_XXS"),
-        ("model_q5_k_m.gguf", "Q5_K_M"),
-        ("BF16/model-BF16.gguf", "BF16"),
-        ("F16/model.gguf", "F16"),
-        ("Q6_K/model-Q6_K-00001-of-00002.gguf", "Q6_K"),
-        ("Q4_0.gguf", "Q4_0"),
-        ("gpt-oss-20b-mxfp4.gguf", "MXFP4"),
-        ("gpt-oss-20b-MXFP4_MOE.gguf", "MXFP4_MOE"),
-        ("Qwen3-0.6B.gguf", ""),
-    ],
-)
-def test_quantization_is_read_from_the_name(name: str, quantization: str) -> None:
-    assert gguf_by_quantization([name]) == {quantization: [name]}
+class Server:
+    """What the hub's addresses for one repository answer, and what it was asked."""
 
+    def __init__(self) -> None:
+        self.files = {"model-Q8_0.gguf": CONTENT, "LICENSE": b"free"}
+        self.sha: str | None = COMMIT
+        self.card: dict[str, Any] = {"license": "apache-2.0"}
+        self.refusal: tuple[int, dict[str, str]] | None = None
+        self.breaks_after_bytes: int | None = None
+        self.asked: list[tuple[str, str | None]] = []
 
-def test_files_beside_a_model_are_not_models() -> None:
-    names = ["mmproj-model-F16.gguf", "model.imatrix.gguf", "model-Q8_0.gguf", "README.md", "model-Q4_0.gguf.part"]
-    assert gguf_by_quantization(names) == {"Q8_0": ["model-Q8_0.gguf"]}
+    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        if self.refusal:
+            status, headers = self.refusal
+            return status, headers, b"{}"
+        if path.startswith("/api/models/org/model"):
+            siblings = [self._sibling(name) for name in self.files]
+            model = {"id": "org/model", "sha": self.sha, "siblings": siblings, "cardData": self.card, "tags": []}
+            return 200, {"Content-Type": "application/json"}, json.dumps(model).encode()
+        name = path.removeprefix(f"/org/model/resolve/{COMMIT}/")
+        if name not in self.files:
+            return 404, {"X-Error-Code": "EntryNotFound"}, b""
+        return 200, {}, self.files[name]
 
-
-@pytest.mark.parametrize(
-    ("names", "quantization", "chosen"),
-    [
-        (["m-Q8_0.gguf", "m-Q4_K_M.gguf"], None, ["m-Q4_K_M.gguf"]),
-        (["m-Q8_0.gguf", "m-F16.gguf"], None, ["m-Q8_0.gguf"]),
-        (["m-Q2_K.gguf"], None, ["m-Q2_K.gguf"]),
-        (["m.gguf"], None, ["m.gguf"]),
-        (["m-Q2_K.gguf", "m-IQ1_S.gguf"], None, []),
-        (["m-Q8_0.gguf", "m-Q4_K_M.gguf"], "Q8_0", ["m-Q8_0.gguf"]),
-        (["m-Q8_0.gguf"], "Q4_K_M", []),
-        (["model.safetensors"], None, []),
-        ([], "Q8_0", []),
-    ],
-)
-def test_gguf_is_chosen_by_quantization_or_preference(
-    names: list[str], quantization: str | None, chosen: list[str]
-) -> None:
-    assert choose_gguf("org/model", names, quantization) == chosen
-
-
-def test_every_part_of_a_split_gguf_is_chosen_in_order() -> None:
-    parts = [f"Q8_0/m-Q8_0-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
-    assert choose_gguf("org/model", [*reversed(parts), "m-Q4_K_M.gguf"], "Q8_0") == parts
-
-
-def test_split_gguf_that_lacks_a_part_is_refused_by_its_name() -> None:
-    names = ["m-Q8_0-00001-of-00003.gguf", "m-Q8_0-00003-of-00003.gguf"]
-    with pytest.raises(EdgeError) as caught:
-        choose_gguf("org/model", names, None)
-    assert caught.value.message == (
-        "org/model has m-Q8_0-00001-of-00003.gguf, but not m-Q8_0-00002-of-00003.gguf: a part of the model is missing."
-    )
-    assert caught.value.hint == "Choose another quantization, as in org/name:Q4_K_M."
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (["a-Q8_0.gguf", "b-Q8_0.gguf"], "several Q8_0 files: a-Q8_0.gguf, b-Q8_0.gguf"),
-        (["a.gguf", "b.gguf"], "several GGUF"),
-        (["m-Q8_0-00001-of-00001.gguf", "n-Q8_0.gguf"], "several Q8_0 files: m-Q8_0-00001-of-00001.gguf, n-Q8_0.gguf"),
-    ],
-)
-def test_choice_between_files_of_one_quantization_is_left_to_the_person(names: list[str], message: str) -> None:
-    with pytest.raises(EdgeError, match=message):
-        choose_gguf("org/model", names, None)
-
-
-def test_checkpoint_is_its_configuration_tokenizer_and_one_set_of_weights() -> None:
-    small = ["config.json", "tokenizer.json", "tokenizer_config.json"]
-    other = [
-        "README.md",
-        "pytorch_model.bin",
-        "consolidated.safetensors",
-        "onnx/model.onnx",
-        "consolidated-1-of-2.safetensors",
-    ]
-    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-    index = "model.safetensors.index.json"
-    assert checkpoint_names([*small, *other, "model.safetensors"]) == [*small, "model.safetensors"]
-    assert checkpoint_names([*small, *other, index, *shards]) == [*small, index, *shards]
-    assert checkpoint_names([*small, index, *shards, "model.safetensors"]) == [*small, "model.safetensors"]
-    assert checkpoint_names([*small, *other, *shards]) == []
-    assert checkpoint_names(["tokenizer.json", "model.safetensors"]) == []
-
-
-# The local copy of huggingface_hub
+    def _sibling(self, name: str) -> dict[str, Any]:
+        sibling: dict[str, Any] = {"rfilename": name, "size": len(self.files[name])}
+        if name.endswith(".gguf"):
+            digest = hashlib.sha256(self.files[name]).hexdigest()
+            sibling["lfs"] = {"size": len(self.files[name]), "sha256": digest, "pointerSize": 130}
+        return sibling
 
 
 @pytest.fixture
-def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    return tmp_path
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A hub on this machine, which huggingface_hub is told to use."""
+    fake = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked_range = self.headers.get("Range")
+            if "org/model" in self.path:  # the library may ask about itself as well
+                fake.asked.append((self.path.partition("?")[0], asked_range))
+            status, headers, body = fake.answer(self.path.partition("?")[0])
+            total = len(body)
+            if asked_range and status == 200:
+                begin = int(asked_range.removeprefix("bytes=").partition("-")[0])
+                status, body = 206, body[begin:]
+                headers = {**headers, "Content-Range": f"bytes {begin}-{total - 1}/{total}"}
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body[: fake.breaks_after_bytes] if "resolve" in self.path else body)
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    address = f"http://127.0.0.1:{listener.server_port}"
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "library-cache"))
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # what is lost at most when a connection breaks
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    close_session()
+    yield fake
+    listener.shutdown()
+    listener.server_close()
+    close_session()
 
 
-def put_into_cache(cache: Path, *names: str) -> Path:
+def put_into_library_cache(cache: Path, *names: str) -> Path:
+    """What another program downloaded of org/model with huggingface_hub."""
     folder = cache / "models--org--model"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text(COMMIT)
@@ -134,29 +109,160 @@ def put_into_cache(cache: Path, *names: str) -> Path:
     return folder / "snapshots" / COMMIT
 
 
-def test_offline_a_downloaded_model_is_found(offline: Path) -> None:
-    snapshot = put_into_cache(offline, "model-Q8_0.gguf", "Q4_0/m[1]-Q4_0.gguf")
-    files = HuggingFaceHub().files("org/model")
-    assert files.is_local_copy
-    assert sorted(files.names) == ["Q4_0/m[1]-Q4_0.gguf", "model-Q8_0.gguf"]
-    assert HuggingFaceHub().download("org/model", files.names) == snapshot
+# Listings
 
 
-def test_offline_an_absent_model_says_that_the_network_is_forbidden(offline: Path) -> None:
-    asks: list[Callable[[], object]] = [
+def test_listing_has_the_commit_the_licence_and_the_hashes(server: Server) -> None:
+    listing = HuggingFaceHub().files("org/model")
+    assert listing == RepositoryFiles(
+        "org/model",
+        COMMIT,
+        {
+            "model-Q8_0.gguf": HubFile(len(CONTENT), hashlib.sha256(CONTENT).hexdigest()),
+            "LICENSE": HubFile(4, None),
+        },
+        "apache-2.0",
+    )
+    assert len(server.asked) == 1
+
+
+def test_licence_of_ones_own_making_has_its_name(server: Server) -> None:
+    server.card = {"license": "other", "license_name": "llama3"}
+    assert HuggingFaceHub().files("org/model").licence == "llama3"
+
+
+def test_names_that_lead_out_of_a_folder_are_not_listed(server: Server) -> None:
+    server.files = {"../evil.gguf": b"", "/etc/evil.gguf": b"", "a/../../evil.gguf": b"", "C:evil.gguf": b"", "m": b""}
+    assert HuggingFaceHub().files("org/model").names == ["m"]
+
+
+def test_hub_that_names_no_commit_is_not_believed(server: Server) -> None:
+    server.sha = "../../x"
+    with pytest.raises(EdgeError, match=r"The hub names no commit of org/model: '../../x'") as caught:
+        HuggingFaceHub().files("org/model")
+    assert "HF_ENDPOINT" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "hint"),
+    [
+        (403, "GatedRepo", "org/model is gated", "HF_TOKEN"),
+        (404, "RepoNotFound", "There is no model org/model", "Check the spelling"),
+        (404, "RevisionNotFound", "no longer holds what is wanted", "without --lock"),
+    ],
+)
+@pytest.mark.parametrize("method", ["files", "download"])
+def test_refusals_of_the_hub_are_told_apart(
+    status: int, code: str, message: str, hint: str, method: str, server: Server, tmp_path: Path
+) -> None:
+    listing = HuggingFaceHub().files("org/model")
+    server.refusal = (status, {"X-Error-Code": code, "X-Error-Message": "it says"})
+    hub = HuggingFaceHub()
+    with pytest.raises(EdgeError) as caught:
+        hub.files("org/model") if method == "files" else hub.download(listing, ["LICENSE"], tmp_path)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+# Downloads
+
+
+def download(folder: Path, *names: str, progress: Any = None) -> Path:
+    hub = HuggingFaceHub()
+    return hub.download(hub.files("org/model"), names, folder, progress)
+
+
+def test_files_are_downloaded_with_progress_and_not_again(server: Server, tmp_path: Path) -> None:
+    seen: list[Any] = []
+    folder = tmp_path / "store"
+    assert download(folder, "model-Q8_0.gguf", "LICENSE", progress=seen.append) == folder
+    assert (folder / "model-Q8_0.gguf").read_bytes() == CONTENT
+    assert (folder / "LICENSE").read_bytes() == b"free"
+    assert (seen[-1].done_bytes, seen[-1].total_bytes) == (len(CONTENT) + 4, len(CONTENT) + 4)
+    asked = len(server.asked)
+    download(folder, "model-Q8_0.gguf", "LICENSE")
+    assert len(server.asked) == asked + 1  # the list
+    assert sorted(path.name for path in folder.iterdir()) == ["LICENSE", "model-Q8_0.gguf"]
+
+
+def test_download_that_ended_is_gone_on_with(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "model-Q8_0.gguf.part").write_bytes(CONTENT[:1000])
+    download(tmp_path, "model-Q8_0.gguf")
+    assert server.asked[-1] == (f"/org/model/resolve/{COMMIT}/model-Q8_0.gguf", "bytes=1000-")
+    assert (tmp_path / "model-Q8_0.gguf").read_bytes() == CONTENT
+
+
+def test_what_arrived_before_a_connection_broke_for_good_is_kept(server: Server, tmp_path: Path) -> None:
+    server.breaks_after_bytes = 0
+    (tmp_path / "model-Q8_0.gguf.part").write_bytes(CONTENT[:1000])
+    with pytest.raises(EdgeError, match="cannot be reached"):
+        download(tmp_path, "model-Q8_0.gguf")
+    assert (tmp_path / "model-Q8_0.gguf.part").read_bytes() == CONTENT[:1000]
+    assert not (tmp_path / "model-Q8_0.gguf").exists()
+
+
+def test_connection_that_breaks_now_and_then_does_not_matter(server: Server, tmp_path: Path) -> None:
+    server.breaks_after_bytes = 3000
+    download(tmp_path, "model-Q8_0.gguf")
+    assert (tmp_path / "model-Q8_0.gguf").read_bytes() == CONTENT
+    assert len(server.asked) == 1 + 4
+
+
+def test_remains_that_are_longer_than_the_file_are_thrown_away(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "model-Q8_0.gguf.part").write_bytes(bytes(len(CONTENT) + 1))
+    download(tmp_path, "model-Q8_0.gguf")
+    assert (tmp_path / "model-Q8_0.gguf").read_bytes() == CONTENT
+
+
+def test_disk_without_the_room_is_noticed_before_the_first_byte(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model-Q8_0.gguf.part").write_bytes(CONTENT[:240])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5000))
+    with pytest.raises(EdgeError) as caught:
+        download(tmp_path, "model-Q8_0.gguf")
+    assert caught.value.message == f"org/model needs 10.0 kB more, and 5.00 kB are free in {tmp_path}."
+    assert "edge rm" in caught.value.hint
+    assert "EDGE_CACHE" in caught.value.hint
+    assert len(server.asked) == 1
+
+
+def test_what_another_program_has_downloaded_is_used_where_it_is(server: Server, tmp_path: Path) -> None:
+    server.files = {"Q4_0/m-Q4_0.gguf": b"Q4_0/m-Q4_0.gguf", "m-Q8_0.gguf": b"another size"}
+    snapshot = put_into_library_cache(tmp_path / "library-cache", "Q4_0/m-Q4_0.gguf", "m-Q8_0.gguf")
+    assert download(tmp_path / "store", "Q4_0/m-Q4_0.gguf") == snapshot
+    assert download(tmp_path / "store", "m-Q8_0.gguf") == tmp_path / "store"  # that one is not whole
+
+
+# Without a network
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "library-cache"))
+    close_session()
+    return tmp_path / "library-cache"
+
+
+def test_offline_a_downloaded_model_is_found(offline: Path, tmp_path: Path) -> None:
+    snapshot = put_into_library_cache(offline, "model-Q8_0.gguf", "Q4_0/m[1]-Q4_0.gguf")
+    listing = HuggingFaceHub().files("org/model")
+    assert listing.is_local_copy
+    assert listing.revision == COMMIT
+    assert sorted(listing.names) == ["Q4_0/m[1]-Q4_0.gguf", "model-Q8_0.gguf"]
+    assert HuggingFaceHub().download(listing, listing.names, tmp_path) == snapshot
+
+
+def test_offline_an_absent_model_says_that_the_network_is_forbidden(offline: Path, tmp_path: Path) -> None:
+    listing = RepositoryFiles("org/model", COMMIT, {"model-Q8_0.gguf": HubFile(5)})
+    for ask in (
         lambda: HuggingFaceHub().files("org/model"),
-        lambda: HuggingFaceHub().download("org/model", ["model-Q8_0.gguf"]),
-    ]
-    for ask in asks:
+        lambda: HuggingFaceHub().download(listing, ["model-Q8_0.gguf"], tmp_path / "store"),
+    ):
         with pytest.raises(EdgeError, match=r"org/model is not on this machine.*HF_HUB_OFFLINE forbids") as caught:
             ask()
         assert caught.value.hint.startswith("Run once without HF_HUB_OFFLINE")
-
-
-def test_offline_an_absent_file_of_a_model_is_named(offline: Path) -> None:
-    put_into_cache(offline, "config.json")
-    with pytest.raises(EdgeError, match=r"The local copy of org/model lacks model\.safetensors"):
-        HuggingFaceHub().download("org/model", ["config.json", "model.safetensors"])
 
 
 def test_name_that_no_repository_can_have_is_refused(offline: Path) -> None:
@@ -164,91 +270,19 @@ def test_name_that_no_repository_can_have_is_refused(offline: Path) -> None:
         HuggingFaceHub().files("org/mo--del")
 
 
-# What huggingface_hub raises
+@pytest.mark.parametrize("status", [500, 503])
+def test_local_copy_serves_while_the_hub_is_away(status: int, server: Server, tmp_path: Path) -> None:
+    server.refusal = (status, {})
+    put_into_library_cache(tmp_path / "library-cache", "model-Q8_0.gguf")
+    assert HuggingFaceHub().files("org/model") == RepositoryFiles(
+        "org/model", COMMIT, {"model-Q8_0.gguf": HubFile(15)}, is_local_copy=True
+    )
 
 
-httpx: Any = import_module(errors.HfHubHTTPError.__mro__[1].__module__.partition(".")[0])  # httpx, or its successor
-
-
-def answered(kind: Any, status: int) -> Exception:
-    response = httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co"))
-    error: Exception = kind(f"{status} from the hub", response=response)
-    return error
-
-
-REFUSALS: dict[str, tuple[Exception, str, str]] = {
-    "gated": (
-        answered(errors.GatedRepoError, 403),
-        "org/model is gated",
-        "Accept the licence at https://huggingface.co/org/model , then log in with: hf auth login",
-    ),
-    "not found": (answered(errors.RepositoryNotFoundError, 404), "There is no model org/model", "Check the spelling"),
-    "disabled": (answered(errors.DisabledRepoError, 403), "org/model has been disabled", "for the reason"),
-    "bad token": (answered(errors.HfHubHTTPError, 401), "with your access token (status 401)", "hf auth login"),
-    "forbidden": (answered(errors.HfHubHTTPError, 403), "with your access token (status 403)", "hf auth login"),
-    "rate": (answered(errors.HfHubHTTPError, 429), "limits the rate of your requests", "Wait some minutes"),
-    "broken": (answered(errors.HfHubHTTPError, 503), "answered with status 503", "Try again"),
-    "no network": (
-        errors.HTTPError("getaddrinfo failed"),
-        "cannot be reached (HTTPError: getaddrinfo failed)",
-        "proxy",
-    ),  # type: ignore[attr-defined]
-    "disk full": (
-        OSError(28, "No space left on device"),
-        "cannot be downloaded: No space left on device",
-        "free space",
-    ),
-    "not local": (
-        errors.LocalEntryNotFoundError("An error happened while trying to locate the files\nmore"),
-        "cannot be reached (An error happened while trying to locate the files)",
-        "network connection",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSALS)
-@pytest.mark.parametrize("method", ["files", "download"])
-def test_every_failure_says_what_happened_and_what_to_do(
-    name: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_hub_that_is_away_and_a_model_that_is_not_here_are_one_error(
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    error, message, hint = REFUSALS[name]
-
-    def fail(*_: object, **options: Any) -> None:
-        if options.get("local_files_only"):
-            raise errors.LocalEntryNotFoundError("nothing here")
-        raise error
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    hub = HuggingFaceHub()
-    with pytest.raises(EdgeError) as caught:
-        hub.files("org/model") if method == "files" else hub.download("org/model", ["config.json"])
-    assert message in caught.value.message
-    assert hint in caught.value.hint
-
-
-@pytest.mark.parametrize("name", ["no network", "broken"])
-def test_local_copy_serves_while_the_hub_is_away(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise REFUSALS[name][0]
-
-    put_into_cache(tmp_path, "model-Q8_0.gguf")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
-    assert HuggingFaceHub().files("org/model") == RepositoryFiles(["model-Q8_0.gguf"], is_local_copy=True)
-
-
-def test_refusal_stays_the_reason_when_the_local_copy_is_incomplete(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **options: Any) -> None:
-        raise errors.LocalEntryNotFoundError("incomplete") from REFUSALS["gated"][0]
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(EdgeError, match="org/model is gated"):
-        HuggingFaceHub().download("org/model", ["config.json"])
-
-
-@pytest.mark.parametrize(("siblings", "names"), [([SimpleNamespace(rfilename="m.gguf")], ["m.gguf"]), (None, [])])
-def test_listing_of_the_hub_is_passed_on(siblings: Any, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda _, repository: SimpleNamespace(siblings=siblings))
-    assert HuggingFaceHub().files("org/model") == RepositoryFiles(names)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(EdgeError, match="The Hugging Face hub cannot be reached") as caught:
+        HuggingFaceHub().files("org/model")
+    assert "network connection" in caught.value.hint

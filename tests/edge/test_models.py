@@ -6,62 +6,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 import pytest
 
+import edge.conversion_cache
+import edge.conversion_record
 import edge.models
+import edge.pull
 from edge.errors import EdgeError
-from edge.hub import RepositoryFiles
 from edge.models import cache_directory, resolve
-
-CONFIG = json.dumps({"architectures": ["LlamaForCausalLM"]})
-CHECKPOINT = {"config.json": CONFIG, "tokenizer.json": "{}", "model.safetensors": "weights"}
-
-
-class FakeConverter:
-    """Writes the quantization as the file."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Path, str]] = []
-
-    def __call__(self, source: Path, quantizations: Sequence[str], out: Path, *, progress: Any = None) -> list[Path]:
-        (quantization,) = quantizations
-        self.calls.append((source, quantization))
-        out.write_text(quantization)
-        if progress:
-            progress("done")
-        return [out]
-
-
-class FakeHub:
-    """Repositories as dictionaries from file name to text."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.repositories: dict[str, dict[str, str]] = {}
-        self.is_local_copy = False
-        self.listings = 0
-        self.downloaded: list[str] = []
-
-    def files(self, repository: str) -> RepositoryFiles:
-        self.listings += 1
-        if repository not in self.repositories:
-            raise EdgeError(f"There is no model {repository}")
-        return RepositoryFiles(list(self.repositories[repository]), self.is_local_copy)
-
-    def download(self, repository: str, names: Sequence[str]) -> Path:
-        folder = self.folder / repository
-        for name in names:
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                path.write_text(self.repositories[repository][name])
-                self.downloaded.append(name)
-        return folder
+from tests.edge.fake_hub import CHECKPOINT, CONFIG, FakeConverter, FakeHub
 
 
 @pytest.fixture
@@ -70,8 +27,8 @@ def converter() -> FakeConverter:
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> FakeHub:
-    return FakeHub(tmp_path / "hub-cache")
+def hub() -> FakeHub:
+    return FakeHub()
 
 
 @pytest.fixture(autouse=True)
@@ -242,12 +199,14 @@ def test_resolved_name_is_looked_up_again_when_its_file_is_gone(hub: FakeHub) ->
     assert hub.listings == 2
 
 
-@pytest.mark.parametrize("record", ["", "[]", '{"file": 5}', '{"file": "/x.gguf"}', "\ud800"])
+@pytest.mark.parametrize("record", ["", "[]", '{"format": 1}', '{"same_as": 5}', '{"same_as": "x"}', "\ud800"])
 def test_unreadable_record_is_made_anew(record: str, hub: FakeHub, cache: Path) -> None:
     hub.repositories["org/model"] = {"model-Q4_K_M.gguf": "4"}
-    (cache / "hub").mkdir(parents=True)
-    (cache / "hub" / "org--model-default.json").write_bytes(record.encode("utf-8", "surrogatepass"))
+    resolve("org/model", hub=hub)
+    for path in (cache / "records").iterdir():
+        path.write_bytes(record.encode("utf-8", "surrogatepass"))
     assert resolve("org/model", hub=hub).read_text() == "4"
+    assert hub.listings == 2
 
 
 def test_safetensors_are_downloaded_without_pickles_and_converted(hub: FakeHub, converter: FakeConverter) -> None:
@@ -273,7 +232,8 @@ def test_conversion_for_the_hub_is_made_anew_by_a_new_converter(
 ) -> None:
     hub.repositories["org/model"] = CHECKPOINT
     resolve("org/model", hub=hub, converter=converter)
-    monkeypatch.setattr(edge.models, "CONVERTER_VERSION", edge.models.CONVERTER_VERSION + 1)
+    for module in (edge.conversion_cache, edge.conversion_record, edge.pull):
+        monkeypatch.setattr(module, "CONVERTER_VERSION", edge.pull.CONVERTER_VERSION + 1)
     resolve("org/model", hub=hub, converter=converter)
     assert hub.listings == 2
 
@@ -292,7 +252,7 @@ def test_what_cannot_be_converted_is_refused_before_its_weights_are_downloaded(
 ) -> None:
     hub.repositories["org/model"] = CHECKPOINT | {"config.json": json.dumps(config)}
     assert message in refusal("org/model", quantization=quantization, hub=hub, converter=converter).message
-    assert hub.downloaded == ["config.json"]
+    assert "model.safetensors" not in hub.downloaded
 
 
 def test_missing_quantization_is_refused_with_those_there_are(hub: FakeHub) -> None:
