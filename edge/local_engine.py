@@ -27,6 +27,7 @@ from edge.loop import MAX_GUESSES, Loop
 from edge.prompt import Message, PromptTemplate, plain_tokens
 from edge.prompt_lookup import PromptLookup
 from edge.request import AdapterChoice, Request, choices_of
+from edge.request_check import check_request
 from edge.saved_prefixes import SavedPrefixes
 from edge.settings import AdapterSettings, ModelSettings, SamplingSettings
 from edge.slot import AdapterSet, Slot
@@ -146,29 +147,11 @@ class LocalEngine:
         )
 
     def submit(self, request: Request) -> Stream | CheckedStream:
-        """Queue a request and give its stream at once. EdgeError if the prompt can never fit.
+        """Queue a request and give its stream at once. EdgeError if it can never be answered.
 
         Where a JSON Schema says more than can be enforced, the stream gives only a reply that was checked.
         """
-        prompt_tokens = len(request.prompt_tokens)
-        if not prompt_tokens:
-            raise EdgeError("The prompt is empty.", hint="Give at least one token.")
-        if prompt_tokens >= self.context_tokens:
-            raise EdgeError(
-                f"The prompt has {prompt_tokens} tokens, the context holds {self.context_tokens}.",
-                hint="Shorten the prompt or ask for a longer context with --ctx.",
-            )
-        if not all(0 <= token < self.vocab.size for token in request.prompt_tokens):
-            raise EdgeError(
-                f"The prompt has token ids outside of the vocabulary of {self.vocab.size} tokens.",
-                hint="Make the tokens with the vocabulary of the same model.",
-            )
-        if request.max_tokens is not None and request.max_tokens < 1:
-            raise EdgeError(f"max_tokens is {request.max_tokens}.", hint="Ask for at least 1 token.")
-        if request.deadline_seconds is not None and request.deadline_seconds <= 0:
-            raise EdgeError(
-                f"deadline_seconds is {request.deadline_seconds}.", hint="Give the seconds that the request may take."
-            )
+        check_request(request, vocabulary_size=self.vocab.size, context_tokens=self.context_tokens)
         adapters = self._adapters_of(request)
         self._saved_prefixes.prepare(request.prompt_tokens, adapters)
         return submit_checked(replace(request, adapters=adapters), self._loop.submit)
@@ -272,7 +255,7 @@ def _make_context(model: Model, settings: ModelSettings) -> Context:
         context_tokens=wanted,
         sequences=settings.parallel,
         threads=settings.threads or physical_cores(),
-        batch_tokens=settings.prefill_tokens,
+        batch_tokens=max(settings.prefill_tokens, settings.parallel),
         max_outputs=settings.parallel + guesses,
         key_type=settings.key_type,
         value_type=settings.value_type,

@@ -278,6 +278,8 @@ class Loop:
         self._batch.clear()
         running = self._next_group()
         answering = [(slot, job) for slot, job in running if len(job.pending) <= _SHORT_TOKENS]
+        if len(answering) > 1:
+            answering.sort(key=lambda pair: len(pair[1].pending))  # where room is short, it is for one token of each
         prefilling = [(slot, job) for slot, job in running if len(job.pending) > _SHORT_TOKENS]
         fed = [each for slot, job in answering if (each := self._feed(slot, job, self._batch.room))]
         room = self._batch.room

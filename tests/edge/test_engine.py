@@ -115,6 +115,10 @@ def test_prompt_that_leaves_room_for_one_token_gets_one(tiny: Engine) -> None:
         (Request((5,), max_tokens=0), "max_tokens is 0."),
         (Request((5, 624)), "The prompt has token ids outside of the vocabulary of 624 tokens."),
         (Request((5, -1)), "The prompt has token ids outside of the vocabulary of 624 tokens."),
+        (Request((5,), stop_tokens=(624,)), "stop_tokens has token ids outside of the vocabulary of 624 tokens."),
+        (Request((5,), min_tokens=-1), "min_tokens is -1."),
+        (Request((5,), min_tokens=9, max_tokens=8), "min_tokens is 9, max_tokens 8."),
+        (Request((5,), logprobs=-1), "logprobs is -1."),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
