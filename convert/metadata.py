@@ -41,7 +41,7 @@ def model_metadata(
         MetadataEntry("general.size_label", ValueType.STRING, size_label(parameter_count)),
         *_provenance(checkpoint),
         *_sampling_defaults(checkpoint),
-        *_family_entries(family, shape),
+        *family_metadata(family, shape),
         *rope_metadata(shape.rope, family.gguf_name),
         *vocabulary.metadata(),
     ]
@@ -119,7 +119,7 @@ def _sampling_defaults(checkpoint: Checkpoint) -> Iterator[MetadataEntry]:
             yield MetadataEntry(key, kind, int(value) if kind is ValueType.INT32 else float(value))
 
 
-def _family_entries(family: Family, shape: Hyperparameters) -> Iterator[MetadataEntry]:
+def family_metadata(family: Family, shape: Hyperparameters) -> Iterator[MetadataEntry]:
     for rule in family.keys:
         value = rule.value(shape)
         key = f"{family.gguf_name}.{rule.key}"

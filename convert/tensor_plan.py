@@ -76,7 +76,7 @@ def plan_tensors(family: Family, shape: Hyperparameters, sources: Mapping[str, S
     """The tensors a family makes of a checkpoint's, in file order. EdgeError for missing, unknown or misshapen ones."""
     by_rule_name = _by_rule_name(family, sources)
     used: set[str] = set()
-    for rule, block in _expanded(family, shape):
+    for rule, block in expanded_rules(family, shape):
         names = _source_names(rule, block, shape, by_rule_name)
         if rule.presence == "untied" and shape.tied_embeddings:
             used.update(names)  # a tied checkpoint may carry a copy that transformers ignores as well
@@ -166,7 +166,7 @@ def _rows_of_experts(rule: TensorRule, shape: Hyperparameters, source: SourceTen
         yield SourceRows(source, first, first + rows)
 
 
-def _expanded(family: Family, shape: Hyperparameters) -> Iterator[tuple[TensorRule, int]]:
+def expanded_rules(family: Family, shape: Hyperparameters) -> Iterator[tuple[TensorRule, int]]:
     """Rules in file order: what stands before the blocks, the blocks one by one, what stands after them."""
     first = next(index for index, rule in enumerate(family.tensors) if rule.is_per_block)
     before = ((rule, 0) for rule in family.tensors[:first])

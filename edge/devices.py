@@ -88,6 +88,8 @@ class Ram:
     """What can be taken without swapping, inside the limit as well."""
     limit_bytes: int | None
     """The control group's limit; None: only the machine's memory limits."""
+    swap_free_bytes: int = 0
+    """What could still be swapped out, which no plan should count on."""
 
 
 @dataclass(frozen=True)
@@ -221,20 +223,32 @@ def read_ram(root: Path = Path("/")) -> Ram:
     if meminfo is None:
         import psutil
 
-        memory = psutil.virtual_memory()
-        return Ram(total_bytes=memory.total, available_bytes=memory.available, limit_bytes=None)
+        memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+        return Ram(memory.total, memory.available, limit_bytes=None, swap_free_bytes=swap.free)
     total, available = parse_meminfo(meminfo)
+    swap_free = _free_swap(root, meminfo)
     limit, left = read_memory_limit(root)
     if limit is None or limit >= total:
-        return Ram(total_bytes=total, available_bytes=available, limit_bytes=None)
-    return Ram(total_bytes=total, available_bytes=max(0, min(available, left)), limit_bytes=limit)
+        return Ram(total, available, limit_bytes=None, swap_free_bytes=swap_free)
+    return Ram(total, max(0, min(available, left)), limit_bytes=limit, swap_free_bytes=swap_free)
 
 
 def parse_meminfo(meminfo: str) -> tuple[int, int]:
     """Total and available bytes; kernels before 3.14 do not tell what is available, so free and cached count."""
-    kilobytes = {name: int(value.split()[0]) for name, value in parse_fields(meminfo).items() if value[:1].isdigit()}
+    kilobytes = _kilobytes(meminfo)
     available = kilobytes.get("MemAvailable", kilobytes.get("MemFree", 0) + kilobytes.get("Cached", 0))
     return kilobytes.get("MemTotal", 0) * 1024, available * 1024
+
+
+def _free_swap(root: Path, meminfo: str) -> int:
+    """Free swap in bytes, as far as the process's control groups allow it."""
+    limits = [(_text(folder / "memory.swap.max") or "").strip() for folder in _group_folders(root, "")]
+    free = _kilobytes(meminfo).get("SwapFree", 0) * 1024
+    return min([free, *(int(limit) for limit in limits if limit.isdigit())])
+
+
+def _kilobytes(meminfo: str) -> dict[str, int]:
+    return {name: int(value.split()[0]) for name, value in parse_fields(meminfo).items() if value[:1].isdigit()}
 
 
 # Control groups: a limit holds for all groups below it, so the lowest limit from the process's group upwards counts

@@ -240,3 +240,17 @@ def test_this_machine_has_a_core_and_memory() -> None:
     assert machine.cores.physical >= 1
     assert 0 < machine.ram.available_bytes <= machine.ram.total_bytes
     assert machine.cpu.name
+
+
+def test_free_swap_is_that_of_the_machine(root: Path) -> None:
+    write(root, "proc/meminfo", MEMINFO + "SwapTotal:       8000 kB\nSwapFree:        6000 kB\n")
+    assert devices.read_ram(root).swap_free_bytes == 6000 * 1024
+
+
+def test_group_without_swap_has_none_whatever_the_machine_has(root: Path) -> None:
+    write(root, "proc/meminfo", MEMINFO + "SwapFree:        6000 kB\n")
+    write(root, "proc/self/cgroup", "0::/box\n")
+    write(root, "sys/fs/cgroup/box/memory.swap.max", "0\n")
+    assert devices.read_ram(root).swap_free_bytes == 0
+    write(root, "sys/fs/cgroup/box/memory.swap.max", "max\n")
+    assert devices.read_ram(root).swap_free_bytes == 6000 * 1024

@@ -1,0 +1,177 @@
+"""What a device has for a model: memory that is free for it and how fast it is read, by name or as this machine has it.
+
+Profiles are in device_profiles.json. `bandwidth` is what the maker states, a second; `reserved` is what is taken by the
+system, the screen and other programs, and on a graphics card by the compute driver for each process (some 300 MB for
+CUDA). Those are assumptions for a usual machine; `this` and `--vram`/`--ram` replace them by what is really free.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from edge.devices import Machine, Ram, examine_machine
+from edge.errors import EdgeError
+from edge.quantities import parse_size
+
+THIS = "this"
+DEFAULT_RAM_BANDWIDTH = 40_000_000_000
+"""Bytes a second of two channels of DDR4 or DDR5, where nothing is said."""
+DEFAULT_GPU_BANDWIDTH = 360_000_000_000
+_GPU_RESERVE_BYTES = 300_000_000
+_MEASURED_BYTES = 64 << 20
+_MEASUREMENTS = 3
+_X86_REPACKED = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
+_ARM_REPACKED = frozenset({"Q4_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "MXFP4", "Q8_0"})
+
+
+@dataclass(frozen=True)
+class MemoryPool:
+    """One kind of memory of a device."""
+
+    total_bytes: int
+    free_bytes: int
+    bandwidth: float
+    """Bytes that it gives in a second."""
+
+
+@dataclass(frozen=True)
+class Device:
+    name: str
+    description: str
+    ram: MemoryPool
+    gpu: MemoryPool | None = None
+    repacked_types: frozenset[str] = _X86_REPACKED
+    """Tensor types of which its processor gets a second copy."""
+    swap_bytes: int = 0
+    """Free, and not counted: a model that is read from there answers at the speed of the disk."""
+
+
+def find_device(name: str) -> Device:
+    """The device of a name in any case; `this` is the machine that runs this. EdgeError that lists the known ones."""
+    if name.lower() == THIS:
+        return this_device()
+    profiles = _profiles()
+    if name.lower() not in profiles:
+        raise EdgeError(
+            f"The device {name!r} is not known.",
+            hint=f"Known are {', '.join(profiles)} and {THIS}; or describe it with --vram, --ram and --bandwidth.",
+        )
+    return _of_profile(name.lower(), profiles[name.lower()])
+
+
+def device_names() -> tuple[str, ...]:
+    return (*_profiles(), THIS)
+
+
+def described_device(*, vram: str | None, ram: str | None, bandwidth: str | None) -> Device:
+    """A device as a person describes it: all of the memory given is free for the model.
+
+    `bandwidth` is that of the graphics card if there is one, else of main memory. EdgeError for what is no size.
+    """
+    if vram is None and ram is None:
+        raise EdgeError("--bandwidth describes no device.", hint="Give --ram or --vram with it, or --device NAME.")
+    rate = parse_bandwidth(bandwidth) if bandwidth else None
+    ram_bytes = parse_size(ram) if ram else parse_size(vram or "0")
+    gpu_bytes = parse_size(vram) if vram else 0
+    gpu = MemoryPool(gpu_bytes, gpu_bytes, rate or DEFAULT_GPU_BANDWIDTH) if gpu_bytes else None
+    ram_rate = DEFAULT_RAM_BANDWIDTH if gpu or rate is None else rate
+    parts = [f"{vram} of graphics memory" if vram else "", f"{ram} of main memory" if ram else ""]
+    return Device(
+        name="described",
+        description=" and ".join(part for part in parts if part),
+        ram=MemoryPool(ram_bytes, ram_bytes, ram_rate),
+        gpu=gpu,
+    )
+
+
+def parse_bandwidth(text: str) -> float:
+    """Bytes a second of `360GB/s`, the `/s` being optional. EdgeError for anything else."""
+    return float(parse_size(text.strip().removesuffix("/s")))
+
+
+def this_device(machine: Machine | None = None, *, measures_bandwidth: bool = True) -> Device:
+    """This machine as it is now: memory that is free inside its limits, and its largest graphics card."""
+    machine = machine or examine_machine()
+    bandwidth = measure_copy_bandwidth() if measures_bandwidth else DEFAULT_RAM_BANDWIDTH
+    has_driver = any(gpu.has_driver for gpu in machine.gpus)
+    return Device(
+        name=THIS,
+        description=machine.cpu.name,
+        ram=_pool_of(machine.ram, bandwidth),
+        gpu=_graphics_memory() if has_driver else None,
+        repacked_types=repacked_types(machine.cpu.simd),
+        swap_bytes=machine.ram.swap_free_bytes,
+    )
+
+
+def without_gpu(device: Device) -> Device:
+    return replace(device, gpu=None)
+
+
+def _pool_of(ram: Ram, bandwidth: float) -> MemoryPool:
+    total = ram.total_bytes if ram.limit_bytes is None else min(ram.total_bytes, ram.limit_bytes)
+    return MemoryPool(total, ram.available_bytes, bandwidth)
+
+
+def _graphics_memory() -> MemoryPool | None:
+    """The card with the most free memory that the installed llama.cpp can compute on; None if it can on none."""
+    from edge.llama.system import devices
+
+    cards = [device for device in devices() if device.is_gpu and device.total_bytes]
+    if not cards:
+        return None
+    best = max(cards, key=lambda card: card.free_bytes)
+    free = max(0, best.free_bytes - _GPU_RESERVE_BYTES)
+    return MemoryPool(best.total_bytes, free, DEFAULT_GPU_BANDWIDTH)
+
+
+def repacked_types(simd: Collection[str]) -> frozenset[str]:
+    """Tensor types that llama.cpp keeps a second copy of for a processor with these instructions.
+
+    Source: llama.cpp, ggml/src/ggml-cpu/repack.cpp (ggml_repack_get_optimal_repack_type).
+    """
+    if "AVX2" in simd:
+        return _X86_REPACKED | ({"Q2_K"} if "AVX512" in simd else set())
+    return _ARM_REPACKED if "DOTPROD" in simd or "MATMUL_INT8" in simd else frozenset()
+
+
+def measure_copy_bandwidth() -> float:
+    """Bytes a second that one thread reads and writes when it copies: less than all cores together get."""
+    source, target = bytearray(_MEASURED_BYTES), bytearray(_MEASURED_BYTES)
+    fastest = float("inf")
+    for _ in range(_MEASUREMENTS):
+        start = time.perf_counter()
+        target[:] = source
+        fastest = min(fastest, time.perf_counter() - start)
+    return 2 * _MEASURED_BYTES / fastest
+
+
+def _of_profile(name: str, profile: Mapping[str, Any]) -> Device:
+    simd = profile.get("simd")
+    return Device(
+        name=name,
+        description=profile["description"],
+        ram=_pool(profile["ram"]),
+        gpu=_pool(profile["gpu"]) if "gpu" in profile else None,
+        repacked_types=repacked_types(simd) if simd else _X86_REPACKED,
+    )
+
+
+def _pool(sizes: Mapping[str, str]) -> MemoryPool:
+    total = parse_size(sizes["total"])
+    return MemoryPool(total, total - parse_size(sizes["reserved"]), parse_bandwidth(sizes["bandwidth"]))
+
+
+@cache
+def _profiles() -> dict[str, dict[str, Any]]:
+    profiles: dict[str, dict[str, Any]] = json.loads(
+        Path(str(files("edge").joinpath("device_profiles.json"))).read_text("utf-8")
+    )
+    return profiles

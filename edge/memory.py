@@ -1,0 +1,212 @@
+"""Predicts the bytes that a model takes while it answers, on a graphics card and in main memory, before it is loaded.
+
+The sum of its parts: weights, KV cache (`edge.kv_cache_memory`), compute buffers (`edge.compute_memory`), adapters, and
+what the process needs besides. Parts that llama.cpp reports are checked against it by `python -m bench.memory`; what it
+does not report was measured, and says so below.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from edge.compute_memory import compute_bytes, host_input_bytes, output_bytes
+from edge.kv_cache_memory import ContextPlan, cache_bytes_by_layer
+from edge.model_shape import StoredModel, StoredTensor
+
+HOST_BASE_BYTES = 48 << 20
+"""Python, numpy, llama.cpp and the loop. Measured with SmolLM2-135M on Linux: 46 MiB."""
+HOST_BYTES_PER_TOKEN = 450
+"""Of the vocabulary, in llama.cpp's tables (290 to 360 bytes measured, with as many merges) and in ours (85)."""
+LARGEST_ERROR_SHARE = 0.03
+LARGEST_ERROR_BYTES = 16 << 20
+DEFAULT_CHECKPOINT_BYTES = 256 << 20  # ModelSettings.checkpoint_bytes
+_WORK_BYTES_PER_VALUE = 1.2
+"""Rows that are quantized to be multiplied: blocks of Q8_K or Q8_0."""
+
+_BLOCK = re.compile(r"^blk\.(\d+)\.")
+_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+_ROWS_ARE_LOOKED_UP = "token_embd.weight"
+_EXPERT = re.compile(r"_exps\.")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model's layers are computed."""
+
+    gpu_layers: int = 0
+    """As llama.cpp counts: the output, then the blocks from the last one on; all are one more than the blocks."""
+    repacked_types: Collection[str] = ()
+    """Tensor types of which the processor gets a copy in an order that computes faster."""
+
+
+@dataclass(frozen=True)
+class DeviceBytes:
+    """What one kind of memory holds."""
+
+    weights: int = 0
+    cache: int = 0
+    compute: int = 0
+    adapters: int = 0
+    output: int = 0
+    host: int = 0
+    """The process itself, with its vocabulary and work space."""
+    checkpoints: int = 0
+    """States to return to, of models whose cache cannot be cut back."""
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.compute + self.adapters + self.output + self.host + self.checkpoints
+
+
+@dataclass(frozen=True)
+class MemoryPrediction:
+    gpu: DeviceBytes
+    ram: DeviceBytes
+    mapped_copy_bytes: int
+    """Pages of the file whose repacked copies are in use: they count in the process's peak, but can be dropped."""
+
+    @property
+    def total(self) -> int:
+        return self.gpu.total + self.ram.total
+
+    @property
+    def peak_resident_bytes(self) -> int:
+        """What the process will have in main memory at its peak, checkpoints aside."""
+        return self.ram.total - self.ram.checkpoints + self.mapped_copy_bytes
+
+    def is_within_error(self, actual_bytes: int) -> bool:
+        """Whether an actual total is as near to the prediction as is promised."""
+        allowed = max(LARGEST_ERROR_BYTES, LARGEST_ERROR_SHARE * actual_bytes)
+        return abs(self.total - actual_bytes) <= allowed
+
+
+def with_error(n_bytes: int) -> int:
+    """A prediction with the error that it may have."""
+    return n_bytes + max(LARGEST_ERROR_BYTES, round(LARGEST_ERROR_SHARE * n_bytes)) if n_bytes else 0
+
+
+def predict_memory(
+    model: StoredModel,
+    context: ContextPlan,
+    placement: Placement | None = None,
+    *,
+    adapter_bytes: int = 0,
+    checkpoint_bytes: int = DEFAULT_CHECKPOINT_BYTES,
+) -> MemoryPrediction:
+    """What a model takes with a context, its layers split as `placement` says."""
+    placement = placement or Placement()
+    first = first_gpu_layer(model, placement.gpu_layers)
+    gpu_weights, ram_weights = weights_bytes(model, placement.gpu_layers)
+    cache = cache_bytes_by_layer(model.shape, context)
+    has_gpu = placement.gpu_layers > 0
+    on_gpu = DeviceBytes(
+        weights=gpu_weights,
+        cache=sum(cache[first:]),
+        compute=_gpu_compute_bytes(model, context, first) if has_gpu else 0,
+        adapters=adapter_bytes if has_gpu else 0,
+    )
+    is_whole_on_gpu = has_gpu and first == 0
+    in_ram = DeviceBytes(
+        weights=ram_weights,
+        cache=sum(cache[:first]),
+        compute=host_input_bytes(model.shape, context) if is_whole_on_gpu else compute_bytes(model.shape, context),
+        adapters=0 if has_gpu else adapter_bytes,
+        output=output_bytes(model.shape, context),
+        host=_host_bytes(model, context),
+        checkpoints=checkpoint_bytes if _keeps_checkpoints(model) else 0,
+    )
+    return MemoryPrediction(on_gpu, in_ram, repacked_bytes(model, placement))
+
+
+def first_gpu_layer(model: StoredModel, gpu_layers: int) -> int:
+    """The first block on the graphics card; the number of blocks if there is none."""
+    count = len(model.shape.layers)
+    return min(count, max(0, count + 1 - gpu_layers))
+
+
+def weights_bytes(model: StoredModel, gpu_layers: int) -> tuple[int, int]:
+    """Weights on the graphics card and in main memory. Of a model with tied embeddings, both have a copy of them.
+
+    Source: llama.cpp, src/llama-model.cpp: embeddings are looked up by the CPU, the output is where the last block is.
+    """
+    if gpu_layers <= 0:
+        return 0, model.weights_bytes
+    first = first_gpu_layer(model, gpu_layers)
+    on_gpu = in_ram = 0
+    for tensor in model.tensors:
+        block = _block(tensor)
+        if tensor.name in _EMBEDDINGS or (block is not None and block < first):
+            in_ram += tensor.n_bytes
+        else:
+            on_gpu += tensor.n_bytes
+    return on_gpu + _tied_output_bytes(model), in_ram
+
+
+def repacked_bytes(model: StoredModel, placement: Placement) -> int:
+    """Weights in main memory of which there is a second copy, while the pages of the file are still there as well."""
+    first = first_gpu_layer(model, placement.gpu_layers)
+    return sum(
+        tensor.n_bytes
+        for tensor in model.tensors
+        if tensor.type in placement.repacked_types
+        and tensor.name not in _EMBEDDINGS
+        and (((block := _block(tensor)) is not None and block < first) or (block is None and placement.gpu_layers <= 0))
+    )
+
+
+def decode_bytes(model: StoredModel, context: ContextPlan, gpu_layers: int, filled_tokens: int) -> tuple[int, int]:
+    """Bytes that are read to decode one token, on the graphics card and in main memory.
+
+    All weights but the embeddings, of experts those that are used, and keys and values of `filled_tokens` tokens.
+    """
+    first = first_gpu_layer(model, gpu_layers)
+    read = [0, 0]
+    for tensor in model.tensors:
+        block = _block(tensor)
+        in_ram = block < first if block is not None else gpu_layers <= 0
+        if tensor.name in _EMBEDDINGS:
+            continue
+        share = 1.0
+        if _EXPERT.search(tensor.name) and model.shape.experts:
+            share = model.shape.experts_used / model.shape.experts
+        read[in_ram] += round(tensor.n_bytes * share)
+    read[gpu_layers <= 0] += _tied_output_bytes(model)
+    filled = ContextPlan(
+        max(filled_tokens, 1), key_type=context.key_type, value_type=context.value_type, batch_tokens=1
+    )
+    cache = cache_bytes_by_layer(model.shape, filled)
+    return read[0] + sum(cache[first:]), read[1] + sum(cache[:first])
+
+
+def _tied_output_bytes(model: StoredModel) -> int:
+    """The embeddings once more, where they are the output as well."""
+    names = {tensor.name: tensor for tensor in model.tensors}
+    if "output.weight" in names or _ROWS_ARE_LOOKED_UP not in names:
+        return 0
+    return names[_ROWS_ARE_LOOKED_UP].n_bytes
+
+
+def _block(tensor: StoredTensor) -> int | None:
+    found = _BLOCK.match(tensor.name)
+    return int(found[1]) if found else None
+
+
+def _gpu_compute_bytes(model: StoredModel, context: ContextPlan, first: int) -> int:
+    """As on the CPU; and where some layers stay there, room for one of their weights.
+
+    For steps of many tokens llama.cpp moves the weights of such layers to the card, one product after the other.
+    """
+    moved = [tensor.n_bytes for tensor in model.tensors if (block := _block(tensor)) is not None and block < first]
+    return compute_bytes(model.shape, context) + max(moved, default=0)
+
+
+def _host_bytes(model: StoredModel, context: ContextPlan) -> int:
+    widest = max(layer.feed_forward for layer in model.shape.layers)
+    work = _WORK_BYTES_PER_VALUE * context.step_tokens * max(widest, model.shape.query_width, model.shape.hidden)
+    return HOST_BASE_BYTES + HOST_BYTES_PER_TOKEN * model.shape.vocabulary + round(work)
+
+
+def _keeps_checkpoints(model: StoredModel) -> bool:
+    return any(layer.slides or layer.has_state for layer in model.shape.layers)

@@ -1,0 +1,102 @@
+"""The memory model against what llama.cpp says it would allocate, on a part of the grid of `python -m bench.memory`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import memory as bench_memory
+from bench.memory import GRID, compare_model, main
+from bench.memory_resident import Resident, measure_resident
+from edge.errors import EdgeError
+from edge.gguf_file import read_gguf
+from edge.llama.sizes import ContextShape, SizedModel
+from edge.published_models import published_names
+
+ROUNDING_BYTES = 2 * 0.005 * 2**20 + 1
+"""The cache is exact, but llama.cpp says it in hundredths of a MiB, once for each of two kinds of layers."""
+GEMMA_2_9B = "google/gemma-2-9b-it"
+MODELS = (
+    GEMMA_2_9B,
+    "meta-llama/Llama-3.2-1B-Instruct",
+    "google/gemma-3-4b-it",
+    "google/gemma-4-E2B-it",
+    "Qwen/Qwen3-0.6B",
+    "Qwen/Qwen3-30B-A3B",
+    "Qwen/Qwen3.5-4B",
+    "microsoft/Phi-3-mini-4k-instruct",
+    "LiquidAI/LFM2-1.2B",
+    "bigcode/starcoder2-3b",
+)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_prediction_is_near_what_llama_cpp_reports(model: str, tmp_path: Path) -> None:
+    comparisons = list(compare_model(model, tmp_path))
+    assert len(comparisons) == len(GRID)
+    for each in comparisons:
+        assert each.is_within_limit, each
+        assert abs(each.predicted_cache_bytes - each.cache_bytes) <= ROUNDING_BYTES
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_grid_has_more_than_two_hundred_cases() -> None:
+    assert len(published_names()) * len(GRID) >= 200
+    assert GEMMA_2_9B in published_names()
+
+
+def test_worst_case_is_printed_and_every_case_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_memory, "published_names", lambda: (GEMMA_2_9B,))
+    assert main(["--json", str(tmp_path / "all.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["model", "contexts", "largest", "error", "of", "the", "total"]
+    assert lines[1].startswith(f"{GEMMA_2_9B} ")
+    assert lines[2].startswith(f"worst of {len(GRID)}: {GEMMA_2_9B}, ")
+    assert len(json.loads((tmp_path / "all.json").read_text("utf-8"))) == len(GRID)
+
+
+def test_case_outside_of_the_limits_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(bench_memory, "published_names", lambda: ("Qwen/Qwen3-0.6B",))
+    monkeypatch.setattr(bench_memory, "compute_bytes", lambda shape, context: 1 << 30)
+    assert main([]) == 1
+    assert "outside of 3 % and 16 MiB: Qwen/Qwen3-0.6B, 512 tokens" in capsys.readouterr().out
+
+
+def test_running_processes_are_compared_with_their_predictions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(path: Path, context_tokens: int) -> Resident:
+        return Resident(path.name, predicted_bytes=context_tokens << 20, peak_bytes=100 << 20)
+
+    monkeypatch.setattr(bench_memory, "measure_resident", measured)
+    assert main(["--resident", "a.gguf", "--ctx", "103"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["a.gguf", "103", "MiB", "100", "MiB", "(+3.0", "%)"]
+
+
+def test_peak_of_a_real_process_is_within_five_percent(demo_gguf: Path) -> None:
+    measured = measure_resident(demo_gguf, 512)
+    assert abs(measured.predicted_bytes / measured.peak_bytes - 1) < 0.05
+
+
+def test_sizes_are_those_of_a_real_context(demo_gguf: Path) -> None:
+    read_gguf(demo_gguf)
+    with SizedModel(demo_gguf) as sized:
+        sizes = sized.context_sizes(ContextShape(2048, max_outputs=17))
+        assert sizes.cache_bytes == 45 << 20
+        assert sizes.compute_bytes == pytest.approx(15.5 * 2**20, rel=0.01)
+        assert sized.weights_bytes == sum(tensor.n_bytes for tensor in read_gguf(demo_gguf).tensors.values())
+        with pytest.raises(EdgeError, match=r"llama\.cpp cannot make a context of 2048 tokens"):
+            sized.context_sizes(ContextShape(2048, value_type="Q8_0", has_flash_attention=False))
+
+
+def test_file_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "nothing.gguf"
+    path.write_bytes(b"GGUF")
+    with pytest.raises(EdgeError) as caught:
+        SizedModel(path)
+    assert caught.value.message.startswith(f"llama.cpp cannot load {path}: ")
+    assert caught.value.hint == f"See what is in the file with: edge inspect {path}"
