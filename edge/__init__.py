@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from edge.constraint import Constraint as Constraint
     from edge.engine import Engine as Engine
     from edge.errors import EdgeError as EdgeError
+    from edge.errors import EngineBusyError as EngineBusyError
     from edge.prompt import Message as Message
+    from edge.request import AdapterChoice as AdapterChoice
     from edge.request import Completion as Completion
     from edge.request import Request as Request
     from edge.settings import AdapterSettings as AdapterSettings
@@ -23,12 +25,14 @@ if TYPE_CHECKING:
     from edge.settings import SamplingSettings as SamplingSettings
 
 _MODULES = {
+    "AdapterChoice": "edge.request",
     "AdapterSettings": "edge.settings",
     "Chat": "edge.chat",
     "Completion": "edge.request",
     "Constraint": "edge.constraint",
     "EdgeError": "edge.errors",
     "Engine": "edge.engine",
+    "EngineBusyError": "edge.errors",
     "InvalidReplyError": "edge.checked",
     "Message": "edge.prompt",
     "ModelSettings": "edge.settings",
