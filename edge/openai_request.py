@@ -6,7 +6,7 @@ fields there are those of `SamplingSettings` under their own names, and what els
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
@@ -94,6 +94,11 @@ def parse_body(value: object) -> ChatBody:
     """A body out of JSON; BodyError with the path of what is wrong in it."""
     body = Fields(value)
     body.refuse_unknown(KNOWN_FIELDS)
+    return parse_options(body, lambda: parse_messages(body))
+
+
+def parse_options(body: Fields, messages: Callable[[], tuple[BodyMessage, ...]] = tuple) -> ChatBody:
+    """All of a body but its messages, which endpoints of other protocols may have in another form, or not at all."""
     for name, hint in _UNSUPPORTED.items():
         if body.given(name):
             raise BodyError(f"{name} is not supported.", hint=hint, field=name)
@@ -102,7 +107,7 @@ def parse_body(value: object) -> ChatBody:
     tools, tool_choice = _tools(body)
     parallel_tool_calls = body.boolean("parallel_tool_calls")
     return ChatBody(
-        messages=parse_messages(body),
+        messages=messages(),
         model=body.text("model"),
         sampling=_sampling(body),
         max_tokens=_max_tokens(body),
@@ -135,9 +140,14 @@ def prompt_tokens(body: ChatBody, prompts: Prompts) -> tuple[int, ...]:
 
 def to_requests(body: ChatBody, engine: TextEngine) -> list[Request]:
     """A request for each choice that is asked for; they differ in their seeds."""
+    return requests_for(body, prompt_tokens(body, engine), engine)
+
+
+def requests_for(body: ChatBody, tokens: tuple[int, ...], engine: TextEngine) -> list[Request]:
+    """As `to_requests`, for a prompt that is written already."""
     seed = body.sampling.get("seed")
     first = Request(
-        prompt_tokens(body, engine),
+        tokens,
         sampling=replace(engine.default_sampling, **body.sampling),
         max_tokens=body.max_tokens,
         stop=body.stop,

@@ -1,0 +1,169 @@
+"""The command that serves models over HTTP: serve. Everything heavy is imported inside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edge.errors import EdgeError
+
+if TYPE_CHECKING:
+    from edge.server.model_pool import ModelSource
+    from edge.server.server_settings import ServerSettings
+    from edge.settings import ModelSettings
+
+_KEY_VARIABLE = "EDGE_API_KEY"
+
+
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="As for run, NAME=MODEL gives it another name. Of several, each is loaded when it is asked for.",
+        ),
+    ],
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", help="0 takes one that is free.")] = 8080,
+    parallel: Annotated[int, typer.Option("--parallel", metavar="N", help="Answers written at once.")] = 4,
+    context: Annotated[
+        int | None, typer.Option("--ctx", metavar="N", help="Context length in tokens, shared by all answers.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option("--api-key", metavar="KEY", help=f"Ask for this key; better in a file, or in {_KEY_VARIABLE}."),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", metavar="FILE", help="Keys, one on each line.")
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option("--allowed-host", metavar="NAME", help="Another name of the server; repeatable.")
+    ] = None,
+    allowed_origin: Annotated[
+        list[str] | None,
+        typer.Option("--allowed-origin", metavar="ORIGIN", help="Web pages that may call it; repeatable."),
+    ] = None,
+    queue: Annotated[int, typer.Option("--queue", metavar="N", help="Answers that may wait; more are refused.")] = 256,
+    memory: Annotated[
+        str | None, typer.Option("--memory", metavar="SIZE", help="What all loaded models may take, such as 12GB.")
+    ] = None,
+    idle: Annotated[
+        float | None, typer.Option("--idle-minutes", metavar="N", help="Close a model after so long without requests.")
+    ] = None,
+    ready_fd: Annotated[
+        int | None, typer.Option("--ready-fd", metavar="N", help="Write the URL to this file descriptor when ready.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", help="Threads; default: physical cores.")
+    ] = None,
+    quant: Annotated[
+        str | None, typer.Option("--quant", metavar="QUANT", help="Quantization of models that have to be converted.")
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option("--lora", metavar="FILE[:SCALE]", help="A LoRA adapter of the first model; repeatable."),
+    ] = None,
+    logs_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Show in the log what is asked, which is private.")
+    ] = False,
+) -> None:
+    """Serve models over HTTP, as OpenAI's API does."""
+    from edge.quantities import parse_size
+    from edge.server.model_files import open_model
+    from edge.server.model_pool import ModelPool
+    from edge.server.run import serve
+    from edge.server.server_settings import ServerSettings
+    from edge.settings import ModelSettings
+
+    keys = _keys(api_key, api_key_file)
+    settings = ServerSettings(
+        host=host,
+        port=port,
+        api_keys=keys,
+        allowed_hosts=tuple(allowed_host or ()),
+        allowed_origins=tuple(allowed_origin or ()),
+        logs_prompts=logs_prompts,
+    )
+    settings = _with_key(settings)
+    model_settings = ModelSettings(context_tokens=context, parallel=parallel, threads=threads, queue_limit=queue)
+    pool = ModelPool(
+        _sources(models, quant, lora or [], model_settings),
+        open_model,
+        memory_bytes=None if memory is None else parse_size(memory),
+        idle_seconds=None if idle is None else idle * 60,
+    )
+    _log_to_stderr()
+    serve(pool, settings, _print_ready, ready_fd=ready_fd)
+
+
+def _keys(key: str | None, file: Path | None) -> tuple[str, ...]:
+    """The keys that were given: by option, in a file, or else in the environment."""
+    from edge.server.security import read_keys
+
+    given = (() if key is None else (key,)) + (() if file is None else read_keys(file))
+    return given or tuple(filter(None, [os.environ.get(_KEY_VARIABLE)]))
+
+
+def _with_key(settings: ServerSettings) -> ServerSettings:
+    """The settings with a key made on the spot, where others than this machine's programs could reach the server."""
+    from dataclasses import replace
+
+    from edge.server.security import make_key
+    from edge.terminal import note
+
+    if settings.api_keys or settings.is_local:
+        return settings
+    key = make_key()
+    note(f"{settings.host} is reached from other machines, so requests need a key. This time it is: {key}")
+    return replace(settings, api_keys=(key,))
+
+
+def _sources(
+    references: list[str], quantization: str | None, lora: list[str], settings: ModelSettings
+) -> list[ModelSource]:
+    """The models' files, converted or downloaded where need be; adapters are for the first one."""
+    from dataclasses import replace
+
+    from edge.adapters import resolve_adapter
+    from edge.models import resolve
+    from edge.server.model_files import source_of
+    from edge.terminal import byte_progress
+
+    sources = []
+    for index, given in enumerate(references):
+        name, reference = _named(given)
+        with byte_progress("Converting") as progress:
+            path = resolve(reference, quantization=quantization, progress=progress)
+        adapters = tuple(resolve_adapter(each, path) for each in lora) if index == 0 else ()
+        sources.append(source_of(name or _name_of(reference, path), path, replace(settings, adapters=adapters)))
+    return sources
+
+
+def _named(given: str) -> tuple[str, str]:
+    """NAME=MODEL in its parts; a path that exists is a model as it is."""
+    name, equals, reference = given.partition("=")
+    if not equals or os.path.exists(given):  # noqa: PTH110 - never raises, whatever a person types
+        return "", given
+    if not name or not reference:
+        raise EdgeError(f"{given!r} names no model.", hint="Write NAME=MODEL, or the model alone.")
+    return name, reference
+
+
+def _name_of(reference: str, path: Path) -> str:
+    """What a model is called that was given no name: a file by its stem, all else as it was asked for."""
+    return path.stem if Path(reference).suffix == ".gguf" else Path(reference).name if "/" in reference else reference
+
+
+def _log_to_stderr() -> None:
+    """One line for each request. A server's log is for whoever runs it, so it goes where errors go."""
+    import logging
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("edge.server").setLevel(logging.INFO)
+
+
+def _print_ready(url: str) -> None:
+    print(f"Ready at {url}", flush=True)

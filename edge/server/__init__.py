@@ -1,0 +1,1 @@
+"""Language models over HTTP, for programs that speak OpenAI's protocol: `edge serve`."""

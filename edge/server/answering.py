@@ -1,0 +1,174 @@
+"""Requests of any protocol to answers: a model is leased, its engine asked, and what it says passed on.
+
+Whatever ends the block of an answer, an error, the end of the text or a client that is gone, frees its places in the
+engine at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from edge.checked import CheckedStream
+from edge.errors import EdgeError
+from edge.openai_request import ChatBody, to_requests
+from edge.openai_response import Answer, collect
+from edge.request import Event, FinishEvent, Request
+from edge.server.errors import AnswerFailedError, RefusedError
+from edge.server.metrics import AnswerMetrics, Metrics
+from edge.server.model_pool import LoadedModel, ModelPool
+from edge.server.replies import Numbered, Replies, Waker
+from edge.server.server_settings import ServerSettings
+from edge.stream import Stream
+from edge.text_engine import TextEngine
+
+PAUSE_SECONDS = 10.0
+"""Of silence, after which an answer that is streamed gives a sign of life."""
+_SUBMITTING_THREADS = 8
+_CHECKING_THREADS = 32
+
+Streams = Sequence[Stream | CheckedStream]
+MakeRequests = Callable[[TextEngine], Sequence[Request]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a model. `make_requests` is called in a thread, with its engine; it may raise EdgeErrors."""
+
+    model: str | None
+    make_requests: MakeRequests
+
+
+class Answers:
+    """The completions of one request while they are written."""
+
+    def __init__(self, model: LoadedModel, requests: Sequence[Request], replies: Replies, metrics: AnswerMetrics):
+        self.model = model
+        self.requests = requests
+        self._replies = replies
+        self._metrics = metrics
+
+    async def batches(self) -> AsyncIterator[list[Numbered]]:
+        """Events with the number of their completion, all that have arrived at a time; an empty list now and then when
+        nothing has. EdgeError if the engine gives up."""
+        async for batch in self._replies.batches(PAUSE_SECONDS):
+            if batch:
+                self._metrics.note(batch)
+            if any(isinstance(event, FinishEvent) and event.reason == "cancelled" for _, event in batch):
+                raise AnswerFailedError("The model was closed.", hint="Send the request again.")
+            yield batch
+
+    async def collected(self) -> list[Answer]:
+        """All of it, one answer for each completion. EdgeError if the engine gives up."""
+        events: list[list[Event]] = [[] for _ in self.requests]
+        async for batch in self.batches():
+            for number, event in batch:
+                events[number].append(event)
+        return [collect(each) for each in events]
+
+
+class Answering:
+    """Asks the models of a pool. Made inside of the event loop that it is used in; to be closed."""
+
+    def __init__(self, pool: ModelPool, settings: ServerSettings, metrics: Metrics) -> None:
+        self.pool = pool
+        self._settings = settings
+        self._metrics = metrics
+        self._waker = Waker(asyncio.get_running_loop())
+        self._submitting = ThreadPoolExecutor(_SUBMITTING_THREADS, thread_name_prefix="edge-submit")
+        self._checking = ThreadPoolExecutor(_CHECKING_THREADS, thread_name_prefix="edge-check")
+
+    def close(self) -> None:
+        self._submitting.shutdown(wait=False, cancel_futures=True)
+        self._checking.shutdown(wait=False, cancel_futures=True)
+
+    @contextlib.asynccontextmanager
+    async def chat(self, body: ChatBody) -> AsyncIterator[Answers]:
+        """The answers to a conversation, as many as it asks for. EdgeError before the block if there will be none."""
+        self._check_limits(body)
+        async with self.ask(Asked(body.model, lambda engine: to_requests(body, engine))) as answers:
+            yield answers
+
+    @contextlib.asynccontextmanager
+    async def ask(self, asked: Asked) -> AsyncIterator[Answers]:
+        """The answers to requests of any kind."""
+        async with self.pool.lease(asked.model) as model:
+            requests, streams = await self._submitted(model.engine, asked.make_requests)
+            metrics = AnswerMetrics(self._metrics, model.source.name, len(streams))
+            replies = Replies(streams, self._waker, self._checking)
+            try:
+                yield Answers(model, requests, replies, metrics)
+            finally:
+                replies.cancel()
+                metrics.end()
+
+    async def in_thread(self, model: str | None, function: Callable[[TextEngine], object]) -> object:
+        """What a function of an engine gives, one that does not take long."""
+        async with self.pool.lease(model) as leased:
+            return await asyncio.wrap_future(self._submitting.submit(function, leased.engine))
+
+    def _check_limits(self, body: ChatBody) -> None:
+        count, most = len(body.messages), self._settings.max_messages
+        if count > most:
+            raise RefusedError(
+                f"There are {count} messages; at most {most} are read.",
+                hint="Leave out old ones.",
+                status=400,
+                field="messages",
+            )
+
+    async def _submitted(self, engine: TextEngine, make: MakeRequests) -> tuple[Sequence[Request], Streams]:
+        """The requests and their streams. If the client leaves meanwhile, they are cancelled once they are there."""
+        future = self._submitting.submit(self._submit, engine, make)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(_cancel_submitted)
+            raise
+
+    def _submit(self, engine: TextEngine, make: MakeRequests) -> tuple[Sequence[Request], Streams]:
+        requests = [self._limited(request) for request in make(engine)]
+        self._check_requests(requests, engine)
+        streams: list[Stream | CheckedStream] = []
+        try:
+            for request in requests:
+                streams.append(engine.submit(request))
+        except EdgeError:
+            for stream in streams:
+                stream.cancel()
+            raise
+        return requests, streams
+
+    def _limited(self, request: Request) -> Request:
+        """The request with no more tokens and time than this server gives."""
+        tokens = [limit for limit in (request.max_tokens, self._settings.max_answer_tokens) if limit is not None]
+        wanted, most = request.deadline_seconds, self._settings.answer_seconds
+        seconds = most if wanted is None else min(wanted, most)
+        return replace(request, max_tokens=min(tokens, default=None), deadline_seconds=seconds)
+
+    def _check_requests(self, requests: Sequence[Request], engine: TextEngine) -> None:
+        if len(requests) > self._settings.max_choices:
+            raise RefusedError(
+                f"{len(requests)} completions are asked for; one request may have {self._settings.max_choices}.",
+                hint="Send several requests.",
+                status=400,
+                field="n",
+            )
+        prompt = max((len(request.prompt_tokens) for request in requests), default=0)
+        if prompt >= engine.context_tokens:
+            raise RefusedError(
+                f"The prompt has {prompt} tokens, the context holds {engine.context_tokens}.",
+                hint="Shorten the prompt, or start the server with a longer context: --ctx.",
+                status=400,
+                code="context_length_exceeded",
+                field="messages",
+            )
+
+
+def _cancel_submitted(future: Future[tuple[Sequence[Request], Streams]]) -> None:
+    if not future.cancelled() and not future.exception():
+        for stream in future.result()[1]:
+            stream.cancel()

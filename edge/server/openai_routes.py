@@ -1,0 +1,88 @@
+"""OpenAI's endpoints: chat completions, completions and the list of models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict
+from typing import Any
+from uuid import uuid4
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from edge.openai_completions import completions_body, parse_completions, plain_requests
+from edge.openai_request import ChatBody, parse_body
+from edge.openai_response import completion_body
+from edge.server.answering import Answering, Answers, Asked
+from edge.server.json_body import json_of
+from edge.server.model_pool import ModelSource
+from edge.server.openai_chunks import CHAT, COMPLETION, ChunkForm, ChunkWriter, Head
+from edge.server.openapi_schemas import CHAT_REQUEST, COMPLETIONS_REQUEST, request_body
+from edge.server.streaming import SIGN_OF_LIFE, StreamedResponse
+
+router = APIRouter(tags=["OpenAI"])
+
+
+@router.post("/v1/chat/completions", openapi_extra=request_body(CHAT_REQUEST))
+async def chat_completions(request: Request) -> Response:
+    """Answer a conversation."""
+    body = parse_body(await json_of(request))
+    answering: Answering = request.app.state.answering
+    answer = answering.chat(body)
+    if body.is_streamed:
+        return await StreamedResponse.of(_frames(answer, CHAT, "chatcmpl", body))
+    async with answer as answers:
+        collected = await answers.collected()
+        return JSONResponse(completion_body(collected, **asdict(_head(answers, "chatcmpl"))))
+
+
+@router.post("/v1/completions", openapi_extra=request_body(COMPLETIONS_REQUEST))
+async def completions(request: Request) -> Response:
+    """Continue texts as they are."""
+    body = parse_completions(await json_of(request))
+    answering: Answering = request.app.state.answering
+    options = body.options
+    answer = answering.ask(Asked(options.model, lambda engine: plain_requests(body, engine)))
+    if options.is_streamed:
+        return await StreamedResponse.of(_frames(answer, COMPLETION, "cmpl", options))
+    async with answer as answers:
+        collected = await answers.collected()
+        head = asdict(_head(answers, "cmpl"))
+        return JSONResponse(completions_body(collected, choices=options.choices, **head))
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> dict[str, Any]:
+    """List the models that can be asked for."""
+    answering: Answering = request.app.state.answering
+    return {"object": "list", "data": [_model(source) for source in answering.pool.sources]}
+
+
+@router.get("/v1/models/{name:path}")
+async def model(request: Request, name: str) -> dict[str, Any]:
+    """Tell of one model."""
+    answering: Answering = request.app.state.answering
+    return _model(answering.pool.source(name))
+
+
+def _model(source: ModelSource) -> dict[str, Any]:
+    return {"id": source.name, "object": "model", "created": source.created, "owned_by": "edge"}
+
+
+async def _frames(
+    answer: AbstractAsyncContextManager[Answers], form: ChunkForm, prefix: str, body: ChatBody
+) -> AsyncGenerator[bytes, None]:
+    async with answer as answers:
+        head = _head(answers, prefix)
+        writer = ChunkWriter(form, head, choices=body.choices, counts_tokens=body.includes_usage)
+        async for batch in answers.batches():
+            frame = writer.frames(batch) if batch else SIGN_OF_LIFE
+            if frame:
+                yield frame
+        yield writer.end()
+
+
+def _head(answers: Answers, prefix: str) -> Head:
+    return Head(f"{prefix}-{uuid4().hex}", int(time.time()), answers.model.source.name, answers.model.fingerprint)

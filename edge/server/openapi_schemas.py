@@ -1,0 +1,194 @@
+"""The bodies of requests as the OpenAPI document describes them, made from what the readers of bodies know."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from edge.openai_request import MAX_CHOICES, MAX_TOP_LOGPROBS
+from edge.settings import SamplingSettings
+
+Schema = dict[str, Any]
+
+_TEXT: Schema = {"type": "string"}
+_TEXTS: Schema = {"type": "array", "items": _TEXT}
+_FLAG: Schema = {"type": "boolean"}
+_TOKEN: Schema = {"type": "integer", "minimum": 0}
+_LEAST = {"temperature": 0, "top_k": 0, "top_p": 0, "min_p": 0, "typical_p": 0, "dry_penalty_last_n": -1}
+
+
+def _integer(least: int, most: int = 2**31 - 1) -> Schema:
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
+def _sampling() -> dict[str, Schema]:
+    described: dict[str, Schema] = {}
+    for setting in fields(SamplingSettings):
+        default = setting.default
+        if setting.name in ("logit_bias", "seed"):
+            continue
+        if isinstance(default, tuple):
+            described[setting.name] = {**_TEXTS, "default": list(default)}
+        elif isinstance(default, int):
+            described[setting.name] = {**_integer(_LEAST.get(setting.name, 0)), "default": default}
+        else:
+            described[setting.name] = {"type": "number", "minimum": _LEAST.get(setting.name, 0)}
+    for name in ("frequency_penalty", "presence_penalty"):
+        described[name] = {"type": "number"}
+    return described
+
+
+_MESSAGE: Schema = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {
+        "role": {"enum": ["developer", "system", "user", "assistant", "tool"]},
+        "content": {
+            "oneOf": [
+                _TEXT,
+                {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["type", "text"],
+                        "properties": {"type": {"const": "text"}, "text": _TEXT},
+                        "additionalProperties": False,
+                    },
+                },
+            ]
+        },
+    },
+}
+_RESPONSE_FORMAT: Schema = {
+    "oneOf": [
+        {"type": "object", "required": ["type"], "properties": {"type": {"enum": ["text", "json_object"]}}},
+        {
+            "type": "object",
+            "required": ["type", "json_schema"],
+            "properties": {
+                "type": {"const": "json_schema"},
+                "json_schema": {
+                    "type": "object",
+                    "required": ["schema"],
+                    "properties": {
+                        "name": _TEXT,
+                        "description": _TEXT,
+                        "schema": {"type": "object"},
+                        "strict": _FLAG,
+                    },
+                    "additionalProperties": False,
+                },
+            },
+        },
+    ]
+}
+_OPTIONS: dict[str, Schema] = {
+    "model": {**_TEXT, "description": "One of /v1/models; without it, the first of them."},
+    "max_tokens": _integer(1),
+    "n": {**_integer(1, MAX_CHOICES), "default": 1},
+    "stop": {"oneOf": [{**_TEXT, "minLength": 1}, {"type": "array", "items": {**_TEXT, "minLength": 1}}]},
+    "seed": {"type": "integer"},
+    "logit_bias": {
+        "type": "object",
+        "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+        "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+    },
+    "response_format": _RESPONSE_FORMAT,
+    "stream": {**_FLAG, "default": False},
+    "stream_options": {"type": "object", "properties": {"include_usage": _FLAG, "include_obfuscation": _FLAG}},
+    "user": _TEXT,
+    **_sampling(),
+    "regex": {**_TEXT, "description": "A regular expression that the whole answer matches."},
+    "grammar": {**_TEXT, "description": "A Lark or GBNF grammar for the answer."},
+    "lora": {
+        "type": "array",
+        "description": "Adapters of the loaded model, by name.",
+        "items": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {"name": _TEXT, "scale": {"type": "number"}},
+            "additionalProperties": False,
+        },
+    },
+    "stop_tokens": {"type": "array", "items": _TOKEN},
+    "min_tokens": _integer(0),
+    "ignore_eos": _FLAG,
+    "priority": {"type": "integer"},
+    "deadline_seconds": {"type": "number", "exclusiveMinimum": 0},
+}
+CHAT_REQUEST: Schema = {
+    "title": "ChatRequest",
+    "type": "object",
+    "required": ["messages"],
+    "properties": {
+        "messages": {"type": "array", "minItems": 1, "items": _MESSAGE},
+        "max_completion_tokens": _integer(1),
+        "logprobs": _FLAG,
+        "top_logprobs": _integer(0, MAX_TOP_LOGPROBS),
+        "chat_template_kwargs": {"type": "object", "description": "Values that the model's template reads."},
+        **_OPTIONS,
+    },
+    "additionalProperties": False,
+}
+COMPLETIONS_REQUEST: Schema = {
+    "title": "CompletionsRequest",
+    "type": "object",
+    "required": ["prompt"],
+    "properties": {
+        "prompt": {
+            "oneOf": [
+                _TEXT,
+                {"type": "array", "minItems": 1, "items": _TEXT},
+                {"type": "array", "minItems": 1, "items": _TOKEN},
+                {"type": "array", "minItems": 1, "items": {"type": "array", "minItems": 1, "items": _TOKEN}},
+            ]
+        },
+        "logprobs": _integer(0, MAX_TOP_LOGPROBS),
+        **_OPTIONS,
+    },
+    "additionalProperties": False,
+}
+TOKENIZE_REQUEST: Schema = {
+    "title": "TokenizeRequest",
+    "type": "object",
+    "required": ["content"],
+    "properties": {"content": _TEXT, "model": _TEXT},
+    "additionalProperties": False,
+}
+_ERROR: Schema = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": _TEXT,
+                "type": _TEXT,
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_ERRORS = {
+    "400": "The request is wrong.",
+    "401": "The API key is missing or wrong.",
+    "404": "There is no such model.",
+    "413": "The request is too large.",
+    "422": "No attempt satisfied the schema.",
+    "429": "The queue is full.",
+    "503": "The engine cannot answer now.",
+}
+
+
+def request_body(schema: Schema) -> dict[str, Any]:
+    """What a route that reads its body itself tells of it."""
+    errors = {
+        status: {"description": reason, "content": {"application/json": {"schema": _ERROR}}}
+        for status, reason in _ERRORS.items()
+    }
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": errors,
+    }
