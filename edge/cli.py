@@ -15,6 +15,7 @@ from edge.errors import EdgeError
 from edge.file_commands import convert, inspect, verify
 from edge.model_commands import bake, chat, run
 from edge.results import Json, print_result
+from edge.serve_command import serve
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,7 +25,7 @@ app = typer.Typer(
     help="Turn Hugging Face checkpoints into quantized GGUF files and run them on your own hardware.",
 )
 
-for command in (convert, verify, inspect, run, chat, bake, batch):
+for command in (convert, verify, inspect, run, chat, serve, bake, batch):
     app.command()(command)
 
 
