@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from edge.checked import CheckedStream
     from edge.local_engine import LocalEngine
     from edge.prompt import Message
-    from edge.request import Request
+    from edge.request import EngineStatus, Request
     from edge.settings import ModelSettings, SamplingSettings
     from edge.stream import Stream
     from edge.worker import WorkerEngine
@@ -73,6 +73,18 @@ class Engine:
     def text_tokens(self, text: str) -> tuple[int, ...]:
         """A text to be continued as it is, as the model reads the beginning of one."""
         return self._engine.text_tokens(text)
+
+    def tokens_text(self, tokens: Sequence[int]) -> str:
+        """The text that tokens are, as a completion would show it. EdgeError if there are no such tokens."""
+        return self._engine.tokens_text(tokens)
+
+    def embed(self, tokens: Sequence[int]) -> list[float]:
+        """What the model makes of a text as one vector of length 1. EdgeError if it is empty or too long."""
+        return self._engine.embed(tokens)
+
+    def status(self) -> EngineStatus:
+        """How busy the engine is at this moment."""
+        return self._engine.status()
 
     def save_prefix(self, tokens: Sequence[int], path: Path) -> int:
         """Write what is computed of the beginning of these tokens to a file; gives how many of them that are.

@@ -15,6 +15,7 @@ from edge.adapter_check import check_adapter, check_is_model
 from edge.checked import CheckedStream, submit_checked
 from edge.devices import physical_cores
 from edge.draft_model import DraftModel
+from edge.embedding import Embedder
 from edge.errors import EdgeError
 from edge.gguf_file import GGUFFile, read_gguf
 from edge.job import Drafting, Job
@@ -26,7 +27,7 @@ from edge.llama.vocab import Vocab
 from edge.loop import MAX_GUESSES, Loop
 from edge.prompt import Message, PromptTemplate, plain_tokens
 from edge.prompt_lookup import PromptLookup
-from edge.request import AdapterChoice, Request, choices_of
+from edge.request import AdapterChoice, EngineStatus, Request, choices_of
 from edge.request_check import check_request
 from edge.saved_prefixes import SavedPrefixes
 from edge.settings import AdapterSettings, ModelSettings, SamplingSettings
@@ -78,6 +79,7 @@ class LocalEngine:
             drafting_for=_drafting(settings, draft_model, file),
         )
         self._saved_prefixes = SavedPrefixes(self._loop, self._context, file, settings, self._default_adapters)
+        self._embedder = Embedder(self._model, settings.threads or physical_cores())
         self._thread = threading.Thread(target=self._loop.run, name="edge-engine", daemon=True)
         self._thread.start()
 
@@ -112,6 +114,25 @@ class LocalEngine:
     def text_tokens(self, text: str) -> tuple[int, ...]:
         """A text to be continued as it is, as the model reads the beginning of one."""
         return tuple(plain_tokens(text, self.vocab))
+
+    def tokens_text(self, tokens: Sequence[int]) -> str:
+        """The text that tokens are, as a completion would show it. EdgeError if there are no such tokens."""
+        unknown = next((token for token in tokens if not 0 <= token < self.vocab.size), None)
+        if unknown is not None:
+            raise EdgeError(
+                f"There is no token {unknown} in the vocabulary of {self.vocab.size} tokens.",
+                hint="Make the tokens with the vocabulary of the same model.",
+            )
+        return b"".join(map(self.vocab.piece, tokens)).decode("utf-8", "replace")
+
+    def embed(self, tokens: Sequence[int]) -> list[float]:
+        """What the model makes of a text as one vector of length 1. EdgeError if it is empty or too long."""
+        return self._embedder.embed(tokens)
+
+    def status(self) -> EngineStatus:
+        """How busy the engine is at this moment."""
+        cells = set[int]().union(*(slot.cells for slot in self._loop.prefixes.slots))
+        return EngineStatus(len(self._loop.prefixes.busy), len(cells), self._context.context_tokens)
 
     @property
     def steps(self) -> int:
@@ -191,6 +212,7 @@ class LocalEngine:
         if self._thread.is_alive():
             self._loop.stop()
             self._thread.join()
+        self._embedder.close()
         self._opened.close()
 
 

@@ -42,7 +42,7 @@ def parse_completions(value: object) -> CompletionsBody:
         raise BodyError(f"best_of is {best_of}, n is {choices}.", hint="Leave best_of out.", field="best_of")
     logprobs = body.integer("logprobs", 0, MAX_TOP_LOGPROBS)
     options = parse_options(Fields({name: item for name, item in body.members.items() if name != "logprobs"}))
-    return CompletionsBody(_prompts(body), replace(options, logprobs=logprobs))
+    return CompletionsBody(parse_prompts(body, "prompt"), replace(options, logprobs=logprobs))
 
 
 def plain_requests(body: CompletionsBody, engine: TextEngine) -> list[Request]:
@@ -107,15 +107,15 @@ def _choice(index: int, answer: Answer) -> dict[str, Any]:
     }
 
 
-def _prompts(body: Fields) -> tuple[str | tuple[int, ...], ...]:
+def parse_prompts(body: Fields, name: str) -> tuple[str | tuple[int, ...], ...]:
     """One text, several, token ids, or lists of them."""
-    body.require("prompt")
-    value = body.members["prompt"]
+    body.require(name)
+    value = body.members[name]
     if isinstance(value, str):
         return (value,)
-    items = body.items("prompt") or []
+    items = body.items(name) or []
     if not items:
-        raise BodyError("prompt is empty.", hint="Give a text, or the ids of tokens.", field="prompt")
+        raise BodyError(f"{name} is empty.", hint="Give a text, or the ids of tokens.", field=name)
     if isinstance(items[0][1], int):
         return (tuple(as_integer(item, path, 0) for path, item in items),)
     return tuple(_prompt(path, item) for path, item in items)

@@ -138,6 +138,18 @@ class FailureEvent:
     hint: str
 
 
+@dataclass(frozen=True)
+class EngineStatus:
+    """How busy an engine is."""
+
+    running: int
+    """Requests that have a sequence."""
+    held_tokens: int
+    """Cells of the KV cache that hold something, kept ones of idle sequences included."""
+    cache_tokens: int
+    """Cells that there are."""
+
+
 Event = TokenEvent | FinishEvent
 Delivery = Event | FailureEvent
 

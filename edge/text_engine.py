@@ -8,7 +8,7 @@ from typing import Protocol
 
 from edge.checked import CheckedStream
 from edge.prompt import Message
-from edge.request import Request
+from edge.request import EngineStatus, Request
 from edge.settings import SamplingSettings
 from edge.stream import Stream
 
@@ -44,6 +44,15 @@ class TextEngine(Protocol):
 
     def text_tokens(self, text: str) -> tuple[int, ...]:
         """A text to be continued as it is, as the model reads the beginning of one."""
+
+    def tokens_text(self, tokens: Sequence[int]) -> str:
+        """The text that tokens are, as a completion would show it. EdgeError if there are no such tokens."""
+
+    def embed(self, tokens: Sequence[int]) -> list[float]:
+        """What the model makes of a text as one vector of length 1. EdgeError if it is empty or too long."""
+
+    def status(self) -> EngineStatus:
+        """How busy the engine is at this moment."""
 
     def save_prefix(self, tokens: Sequence[int], path: Path) -> int:
         """Write what is computed of the beginning of these tokens to a file; gives how many of them that are.

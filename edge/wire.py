@@ -20,7 +20,7 @@ from edge.settings import ModelSettings, SamplingSettings
 OPENING = 0
 """The number of the call that opens the model; those of later calls and requests are counted up from it."""
 
-Method = Literal["chat_tokens", "text_tokens", "save_prefix", "load_prefix"]
+Method = Literal["chat_tokens", "text_tokens", "tokens_text", "embed", "status", "save_prefix", "load_prefix"]
 
 _LENGTH = struct.Struct("!I")
 

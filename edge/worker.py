@@ -16,7 +16,7 @@ from typing import Any, Self
 from edge.checked import CheckedStream, submit_checked
 from edge.errors import EdgeError
 from edge.prompt import Message
-from edge.request import Request, choices_of
+from edge.request import EngineStatus, Request, choices_of
 from edge.settings import ModelSettings, SamplingSettings
 from edge.stream import Stream
 from edge.wire import Method, Opened
@@ -101,6 +101,21 @@ class WorkerEngine:
         """A text to be continued as it is, as the model reads the beginning of one."""
         tokens: tuple[int, ...] = self._call("text_tokens", text)
         return tokens
+
+    def tokens_text(self, tokens: Sequence[int]) -> str:
+        """The text that tokens are, as a completion would show it. EdgeError if there are no such tokens."""
+        text: str = self._call("tokens_text", tuple(tokens))
+        return text
+
+    def embed(self, tokens: Sequence[int]) -> list[float]:
+        """What the model makes of a text as one vector of length 1. EdgeError if it is empty or too long."""
+        vector: list[float] = self._call("embed", tuple(tokens))
+        return vector
+
+    def status(self) -> EngineStatus:
+        """How busy the engine is at this moment."""
+        status: EngineStatus = self._call("status")
+        return status
 
     def save_prefix(self, tokens: Sequence[int], path: Path) -> int:
         """Write what is computed of the beginning of these tokens to a file; gives how many of them that are.

@@ -201,6 +201,9 @@ class _Server:
         methods: dict[Method, Callable[..., object]] = {
             "chat_tokens": engine.chat_tokens,
             "text_tokens": engine.text_tokens,
+            "tokens_text": engine.tokens_text,
+            "embed": engine.embed,
+            "status": engine.status,
             "save_prefix": engine.save_prefix,
             "load_prefix": engine.load_prefix,
         }

@@ -11,12 +11,13 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from edge.checked import CheckedStream
 from edge.errors import EdgeError
 from edge.openai_request import ChatBody, to_requests
 from edge.openai_response import Answer, collect
-from edge.request import Event, FinishEvent, Request
+from edge.request import EngineStatus, Event, FinishEvent, Request
 from edge.server.errors import AnswerFailedError, RefusedError
 from edge.server.metrics import AnswerMetrics, Metrics
 from edge.server.model_pool import LoadedModel, ModelPool
@@ -31,6 +32,7 @@ _SUBMITTING_THREADS = 8
 _CHECKING_THREADS = 32
 
 Streams = Sequence[Stream | CheckedStream]
+Result = TypeVar("Result")
 MakeRequests = Callable[[TextEngine], Sequence[Request]]
 
 
@@ -40,6 +42,8 @@ class Asked:
 
     model: str | None
     make_requests: MakeRequests
+    prompt_field: str = "prompt"
+    """Where in the body the prompt is."""
 
 
 class Answers:
@@ -79,6 +83,7 @@ class Answering:
         self._metrics = metrics
         self._waker = Waker(asyncio.get_running_loop())
         self._submitting = ThreadPoolExecutor(_SUBMITTING_THREADS, thread_name_prefix="edge-submit")
+        self._embedding: dict[str, asyncio.Lock] = {}
         self._checking = ThreadPoolExecutor(_CHECKING_THREADS, thread_name_prefix="edge-check")
 
     def close(self) -> None:
@@ -89,14 +94,14 @@ class Answering:
     async def chat(self, body: ChatBody) -> AsyncIterator[Answers]:
         """The answers to a conversation, as many as it asks for. EdgeError before the block if there will be none."""
         self._check_limits(body)
-        async with self.ask(Asked(body.model, lambda engine: to_requests(body, engine))) as answers:
+        async with self.ask(Asked(body.model, lambda engine: to_requests(body, engine), "messages")) as answers:
             yield answers
 
     @contextlib.asynccontextmanager
     async def ask(self, asked: Asked) -> AsyncIterator[Answers]:
         """The answers to requests of any kind."""
         async with self.pool.lease(asked.model) as model:
-            requests, streams = await self._submitted(model.engine, asked.make_requests)
+            requests, streams = await self._submitted(model.engine, asked)
             metrics = AnswerMetrics(self._metrics, model.source.name, len(streams))
             replies = Replies(streams, self._waker, self._checking)
             try:
@@ -105,33 +110,47 @@ class Answering:
                 replies.cancel()
                 metrics.end()
 
-    async def in_thread(self, model: str | None, function: Callable[[TextEngine], object]) -> object:
+    async def in_thread(self, model: str | None, function: Callable[[TextEngine], Result]) -> Result:
         """What a function of an engine gives, one that does not take long."""
         async with self.pool.lease(model) as leased:
             return await asyncio.wrap_future(self._submitting.submit(function, leased.engine))
 
-    def _check_limits(self, body: ChatBody) -> None:
-        count, most = len(body.messages), self._settings.max_messages
-        if count > most:
-            raise RefusedError(
-                f"There are {count} messages; at most {most} are read.",
-                hint="Leave out old ones.",
-                status=400,
-                field="messages",
-            )
+    def check_inputs(self, count: int) -> None:
+        """RefusedError if more texts are to be embedded than one request may bring."""
+        _check_count(count, self._settings.max_inputs, "input", "texts")
 
-    async def _submitted(self, engine: TextEngine, make: MakeRequests) -> tuple[Sequence[Request], Streams]:
+    async def embedded(self, model: LoadedModel, item: str | Sequence[int]) -> tuple[Sequence[int], list[float]]:
+        """The token ids and the vector of a text, or of token ids. One at a time for each model."""
+
+        def embed() -> tuple[Sequence[int], list[float]]:
+            tokens = model.engine.text_tokens(item) if isinstance(item, str) else item
+            return tokens, model.engine.embed(tokens)
+
+        async with self._embedding.setdefault(model.source.name, asyncio.Lock()):
+            return await asyncio.wrap_future(self._submitting.submit(embed))
+
+    async def status(self, model: LoadedModel) -> EngineStatus | None:
+        """How busy a model's engine is; None if it cannot tell, as when its process has just died."""
+        try:
+            return await asyncio.wrap_future(self._submitting.submit(model.engine.status))
+        except EdgeError:
+            return None
+
+    def _check_limits(self, body: ChatBody) -> None:
+        _check_count(len(body.messages), self._settings.max_messages, "messages", "messages")
+
+    async def _submitted(self, engine: TextEngine, asked: Asked) -> tuple[Sequence[Request], Streams]:
         """The requests and their streams. If the client leaves meanwhile, they are cancelled once they are there."""
-        future = self._submitting.submit(self._submit, engine, make)
+        future = self._submitting.submit(self._submit, engine, asked)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             future.add_done_callback(_cancel_submitted)
             raise
 
-    def _submit(self, engine: TextEngine, make: MakeRequests) -> tuple[Sequence[Request], Streams]:
-        requests = [self._limited(request) for request in make(engine)]
-        self._check_requests(requests, engine)
+    def _submit(self, engine: TextEngine, asked: Asked) -> tuple[Sequence[Request], Streams]:
+        requests = [self._limited(request) for request in asked.make_requests(engine)]
+        self._check_requests(requests, engine, asked.prompt_field)
         streams: list[Stream | CheckedStream] = []
         try:
             for request in requests:
@@ -149,14 +168,8 @@ class Answering:
         seconds = most if wanted is None else min(wanted, most)
         return replace(request, max_tokens=min(tokens, default=None), deadline_seconds=seconds)
 
-    def _check_requests(self, requests: Sequence[Request], engine: TextEngine) -> None:
-        if len(requests) > self._settings.max_choices:
-            raise RefusedError(
-                f"{len(requests)} completions are asked for; one request may have {self._settings.max_choices}.",
-                hint="Send several requests.",
-                status=400,
-                field="n",
-            )
+    def _check_requests(self, requests: Sequence[Request], engine: TextEngine, prompt_field: str) -> None:
+        _check_count(len(requests), self._settings.max_choices, "n", "completions")
         prompt = max((len(request.prompt_tokens) for request in requests), default=0)
         if prompt >= engine.context_tokens:
             raise RefusedError(
@@ -164,8 +177,19 @@ class Answering:
                 hint="Shorten the prompt, or start the server with a longer context: --ctx.",
                 status=400,
                 code="context_length_exceeded",
-                field="messages",
+                field=prompt_field,
             )
+
+
+def _check_count(count: int, most: int, field: str, things: str) -> None:
+    """RefusedError if a request has more of something than it may."""
+    if count > most:
+        raise RefusedError(
+            f"There are {count} {things}; one request may have {most}.",
+            hint="Send less in one request.",
+            status=400,
+            field=field,
+        )
 
 
 def _cancel_submitted(future: Future[tuple[Sequence[Request], Streams]]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from edge.request import FinishEvent, TokenEvent
+from edge.request import EngineStatus, FinishEvent, TokenEvent
 from edge.server.replies import Numbered
 
 _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -59,6 +59,11 @@ class Metrics:
         self.kv_share = Gauge(
             "edge_kv_cache_usage_ratio", "Share of the KV cache in use.", ["model"], registry=registry
         )
+
+    def note_status(self, model: str, status: EngineStatus | None) -> None:
+        if status:
+            self.kv_tokens.labels(model).set(status.held_tokens)
+            self.kv_share.labels(model).set(status.held_tokens / status.cache_tokens)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -13,13 +13,14 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from edge.openai_completions import completions_body, parse_completions, plain_requests
+from edge.openai_embeddings import check_dimensions, embeddings_body, parse_embeddings
 from edge.openai_request import ChatBody, parse_body
 from edge.openai_response import completion_body
 from edge.server.answering import Answering, Answers, Asked
 from edge.server.json_body import json_of
 from edge.server.model_pool import ModelSource
 from edge.server.openai_chunks import CHAT, COMPLETION, ChunkForm, ChunkWriter, Head
-from edge.server.openapi_schemas import CHAT_REQUEST, COMPLETIONS_REQUEST, request_body
+from edge.server.openapi_schemas import CHAT_REQUEST, COMPLETIONS_REQUEST, EMBEDDINGS_REQUEST, request_body
 from edge.server.streaming import SIGN_OF_LIFE, StreamedResponse
 
 router = APIRouter(tags=["OpenAI"])
@@ -51,6 +52,22 @@ async def completions(request: Request) -> Response:
         collected = await answers.collected()
         head = asdict(_head(answers, "cmpl"))
         return JSONResponse(completions_body(collected, choices=options.choices, **head))
+
+
+@router.post("/v1/embeddings", openapi_extra=request_body(EMBEDDINGS_REQUEST))
+async def embeddings(request: Request) -> Response:
+    """Make a vector of each text, from a chat model's last layer."""
+    body = parse_embeddings(await json_of(request))
+    answering: Answering = request.app.state.answering
+    answering.check_inputs(len(body.inputs))
+    async with answering.pool.lease(body.model) as model:
+        vectors, tokens = [], 0
+        for item in body.inputs:  # one after the other, so that answers get their turns, and nobody works for who left
+            ids, vector = await answering.embedded(model, item)
+            check_dimensions(body, vector)
+            vectors.append(vector)
+            tokens += len(ids)
+        return JSONResponse(embeddings_body(body, vectors, tokens, model.source.name))
 
 
 @router.get("/v1/models")

@@ -155,6 +155,34 @@ TOKENIZE_REQUEST: Schema = {
     "properties": {"content": _TEXT, "model": _TEXT},
     "additionalProperties": False,
 }
+DETOKENIZE_REQUEST: Schema = {
+    "title": "DetokenizeRequest",
+    "type": "object",
+    "required": ["tokens"],
+    "properties": {"tokens": {"type": "array", "items": _TOKEN}, "model": _TEXT},
+    "additionalProperties": False,
+}
+_ONE_INPUT: Schema = {"type": "array", "minItems": 1, "items": _TOKEN}
+EMBEDDINGS_REQUEST: Schema = {
+    "title": "EmbeddingsRequest",
+    "type": "object",
+    "required": ["input"],
+    "properties": {
+        "input": {
+            "oneOf": [
+                {**_TEXT, "minLength": 1},
+                {"type": "array", "minItems": 1, "items": {**_TEXT, "minLength": 1}},
+                _ONE_INPUT,
+                {"type": "array", "minItems": 1, "items": _ONE_INPUT},
+            ]
+        },
+        "model": _TEXT,
+        "encoding_format": {"enum": ["float", "base64"], "default": "float"},
+        "dimensions": _integer(1),
+        "user": _TEXT,
+    },
+    "additionalProperties": False,
+}
 _ERROR: Schema = {
     "type": "object",
     "required": ["error"],

@@ -39,7 +39,7 @@ def serve(pool: ModelPool, settings: ServerSettings, ready: Ready, *, ready_fd: 
             if ready_fd is not None:
                 _tell_parent(ready_fd, url)
 
-        asyncio.run(_run(app, pool, settings, listener, tell))
+        asyncio.run(run_app(app, pool, settings, listener, tell))
 
 
 def bind(settings: ServerSettings) -> socket.socket:
@@ -112,10 +112,20 @@ def make_server(app: FastAPI, settings: ServerSettings) -> EdgeServer:
     return EdgeServer(config, app, settings.drain_seconds)
 
 
-async def _run(
-    app: FastAPI, pool: ModelPool, settings: ServerSettings, listener: socket.socket, tell: Callable[[], None]
+async def run_app(
+    app: FastAPI,
+    pool: ModelPool,
+    settings: ServerSettings,
+    listener: socket.socket,
+    tell: Callable[[], None],
+    started: Callable[[EdgeServer], None] = lambda server: None,
 ) -> None:
+    """Serve until the server ends. `tell` is called when the first model is loaded, `started` with the server at once.
+
+    EdgeError if the model cannot be loaded.
+    """
     server = make_server(app, settings)
+    started(server)
     failures: list[EdgeError] = []
 
     async def load() -> None:

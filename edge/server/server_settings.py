@@ -28,6 +28,8 @@ class ServerSettings:
     max_messages: int = 2000
     max_choices: int = 16
     """Completions of one request, those of all its prompts together."""
+    max_inputs: int = 2048
+    """Texts to embed in one request."""
     max_answer_tokens: int | None = None
     """Of one completion; None: as many as the context holds."""
     answer_seconds: float = 1800.0
@@ -46,6 +48,7 @@ class ServerSettings:
             ("body_seconds", self.body_seconds > 0 and isfinite(self.body_seconds), "above 0"),
             ("max_messages", self.max_messages >= 1, "at least 1"),
             ("max_choices", self.max_choices >= 1, "at least 1"),
+            ("max_inputs", self.max_inputs >= 1, "at least 1"),
             ("max_answer_tokens", self.max_answer_tokens is None or self.max_answer_tokens >= 1, "at least 1"),
             ("answer_seconds", self.answer_seconds > 0 and isfinite(self.answer_seconds), "above 0"),
             ("max_open_requests", self.max_open_requests >= 1, "at least 1"),

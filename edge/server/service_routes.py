@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from edge.openai_fields import Fields
+from edge.openai_fields import Fields, as_integer
 from edge.server.answering import Answering
 from edge.server.json_body import json_of
-from edge.server.openapi_schemas import TOKENIZE_REQUEST, request_body
+from edge.server.openapi_schemas import DETOKENIZE_REQUEST, TOKENIZE_REQUEST, request_body
 
 router = APIRouter(tags=["Service"])
 
@@ -38,6 +38,8 @@ async def metrics(request: Request) -> Response:
     """What the server has counted and measured, for Prometheus."""
     state = request.app.state
     state.metrics.loaded_models.set(len(state.answering.pool.loaded))
+    for model in state.answering.pool.loaded:
+        state.metrics.note_status(model.source.name, await state.answering.status(model))
     return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -51,3 +53,14 @@ async def tokenize(request: Request) -> dict[str, Any]:
     answering: Answering = request.app.state.answering
     tokens = await answering.in_thread(body.text("model"), lambda engine: list(engine.text_tokens(text)))
     return {"tokens": tokens}
+
+
+@router.post("/detokenize", openapi_extra=request_body(DETOKENIZE_REQUEST))
+async def detokenize(request: Request) -> dict[str, str]:
+    """The text that tokens are."""
+    body = Fields(await json_of(request))
+    body.refuse_unknown(["tokens", "model"])
+    body.require("tokens")
+    tokens = [as_integer(item, path, 0) for path, item in body.items("tokens") or ()]
+    answering: Answering = request.app.state.answering
+    return {"content": await answering.in_thread(body.text("model"), lambda engine: engine.tokens_text(tokens))}

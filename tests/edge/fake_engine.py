@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,13 +13,15 @@ from edge.known_tokens import with_known_tokens
 from edge.prefix_file import open_prefix, write_prefix
 from edge.prefix_identity import PrefixIdentity
 from edge.prompt import Message, PromptTemplate, plain_tokens
-from edge.request import Event, FinishEvent, FinishReason, Request, Timing, TokenEvent, Usage
+from edge.request import EngineStatus, Event, FinishEvent, FinishReason, Request, Timing, TokenEvent, Usage
 from edge.settings import SamplingSettings
 from edge.stream import Stream
-from tests.edge.toy_vocabulary import ToyVocabulary
+from tests.edge.toy_vocabulary import FIRST_CHARACTER_TOKEN, ToyVocabulary
 
 CONTROL = ("<|im_start|>", "<|im_end|>")
 TIMING = Timing(queued_seconds=0.0, first_token_seconds=0.25, decode_seconds=0.5)
+
+LAST_TOKEN = FIRST_CHARACTER_TOKEN + sys.maxunicode
 
 Answer = str | EdgeError
 
@@ -37,6 +40,7 @@ class FakeEngine:
         self.default_sampling = SamplingSettings(temperature=0.5)
         self.context_tokens = context_tokens
         self.requests: list[Request] = []
+        self.is_closed = False
         self.before_token: Callable[[str], None] = lambda word: None
         self.identity = PrefixIdentity(model="fake 0", adapters="", cache="keys F16", library="1 (a)")
         self.loaded_tokens: tuple[int, ...] = ()
@@ -46,7 +50,10 @@ class FakeEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self.close()
+
+    def close(self) -> None:
+        self.is_closed = True
 
     def chat_tokens(
         self,
@@ -60,6 +67,18 @@ class FakeEngine:
 
     def text_tokens(self, text: str) -> tuple[int, ...]:
         return tuple(plain_tokens(text, self.vocab))
+
+    def tokens_text(self, tokens: Sequence[int]) -> str:
+        unknown = next((token for token in tokens if token > LAST_TOKEN), None)
+        if unknown is not None:
+            raise EdgeError(f"There is no token {unknown}.", hint="Give others.")
+        return "".join(map(self.vocab.text, tokens))
+
+    def embed(self, tokens: Sequence[int]) -> list[float]:
+        return [len(tokens) / 5, 0.5]
+
+    def status(self) -> EngineStatus:
+        return EngineStatus(running=0, held_tokens=7, cache_tokens=self.context_tokens)
 
     def submit(self, request: Request) -> FakeStream:
         answer = self._answers.popleft() if self._answers else "ok"
