@@ -16,6 +16,7 @@ from edge.file_commands import convert, inspect, verify
 from edge.model_commands import bake, chat, run
 from edge.results import Json, print_result
 from edge.serve_command import serve
+from edge.store_commands import list_models, pull, rm
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +28,9 @@ app = typer.Typer(
 
 for command in (convert, verify, inspect, run, chat, serve, bake, batch):
     app.command()(command)
+app.command()(pull)
+app.command("list")(list_models)
+app.command()(rm)
 
 
 @app.callback(invoke_without_command=True)

@@ -13,6 +13,7 @@ from edge.results import Json, print_result
 
 if TYPE_CHECKING:
     from convert.merge import ScaledAdapter
+    from edge.store_record import Record
 
 AgainstLogits = Annotated[
     Path | None,
@@ -142,7 +143,9 @@ def _print_families(as_json: bool) -> None:
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE.gguf")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.gguf|NAME", help="A file, or a model in the store: is it what came?")
+    ],
     against: Annotated[
         Path | None, typer.Option("--against", metavar="SRC", help="The checkpoint or GGUF file it was made of.")
     ] = None,
@@ -160,6 +163,18 @@ def verify(
     merge = _merged(merge_lora)
     if merge and against is None:
         raise EdgeError("--merge-lora says what was merged into the checkpoint.", hint="Name that with --against.")
+    if record := None if file.exists() else _stored(str(file)):
+        from edge.content import check_content
+        from edge.models import cache_directory
+        from edge.store import Store
+        from edge.store_report import content_document, render_content
+
+        store = Store(cache_directory())
+        check_content(store, record, byte_progress)
+        if against is None and against_logits is None:
+            print_result(content_document(store, record), render_content(store, record), as_json)
+            return
+        file = store.paths(record)[0]
     proof = prove_file(
         file, against, merge=merge, against_logits=against_logits, threads=threads, display=byte_progress
     )
@@ -182,6 +197,14 @@ def inspect(
     if show_all:
         renderables += [render_keys(description), render_tensors(description)]
     print_result(description.to_json(), renderables, as_json)
+
+
+def _stored(name: str) -> Record | None:
+    """The model of that name in the store."""
+    from edge.models import cache_directory
+    from edge.store import Store
+
+    return Store(cache_directory()).recorded(name)
 
 
 def _merged(references: list[str] | None) -> list[ScaledAdapter]:

@@ -71,15 +71,33 @@ def obtain(
         gguf = cache.gguf(directory, name=directory.name, origin=str(directory), quantization=wanted)
         name = f"{directory.name.replace(':', '-')}:{wanted}"
         return record_conversion(store, gguf, directory, name, str(directory), byte_progress)
-    name_on_hub = None if reference.lower().endswith(".gguf") else _HUB_NAME.fullmatch(reference)
+    name_on_hub = _match_hub_name(reference)
     if name_on_hub is None:
         return _in_store(store, reference, quantization) or _refuse_unknown(reference)
-    repository, wanted_or_none = (
-        name_on_hub["repository"],
-        _one_quantization(quantization, name_on_hub["quantization"]),
-    )
+    repository = name_on_hub["repository"]
+    wanted_or_none = _one_quantization(quantization, name_on_hub["quantization"])
     known = find_current(store, f"{repository}:{wanted_or_none}" if wanted_or_none else repository)
-    return known or Puller(store, cache, hub or HuggingFaceHub(), byte_progress).pull(repository, wanted_or_none)
+    return known or puller(hub, converter).pull(repository, wanted_or_none)
+
+
+def puller(hub: Hub | None = None, converter: Converter = convert_in_process) -> Puller:
+    """What pulls models of the hub into the store of this machine."""
+    folder = cache_directory()
+    return Puller(Store(folder), ConversionCache(folder, converter), hub or HuggingFaceHub(), byte_progress)
+
+
+def hub_name(reference: str, quantization: str | None) -> str | None:
+    """The name on the hub that a reference stands for, with its quantization if it has one; None if it is none."""
+    is_path = os.path.exists(os.path.expanduser(reference))  # noqa: PTH110, PTH111
+    match = None if is_path or _DEMO.fullmatch(reference) else _match_hub_name(reference)
+    if match is None:
+        return None
+    wanted = _one_quantization(quantization, match["quantization"])
+    return f"{match['repository']}:{wanted}" if wanted else match["repository"]
+
+
+def _match_hub_name(reference: str) -> re.Match[str] | None:
+    return None if reference.lower().endswith(".gguf") else _HUB_NAME.fullmatch(reference)
 
 
 def is_file(reference: str) -> bool:

@@ -6,7 +6,7 @@ Which name a person gave, and what else a model may be, is for `edge.models`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -177,12 +177,13 @@ class Puller:
     def _convert(self, checkpoint: Record, quantization: str) -> Record:
         repository = checkpoint.repository
         assert repository is not None
-        path = self.cache.gguf(
-            self.store.folder / checkpoint.folder,
-            name=repository.rpartition("/")[2],
-            origin=f"hub:{repository}",
-            quantization=quantization,
-        )
+        with self.display(f"Converting {repository} to {quantization}") as progress:
+            path = replace(self.cache, progress=progress).gguf(
+                self.store.folder / checkpoint.folder,
+                name=repository.rpartition("/")[2],
+                origin=f"hub:{repository}",
+                quantization=quantization,
+            )
         copy_licences(self.store.licence_paths(checkpoint), path.parent)
         return Record(
             name=f"{repository}:{quantization}",

@@ -46,25 +46,30 @@ class Store:
 
     def find(self, name: str) -> Record | None:
         """The model of that name, or of what that is another name for, if all its files are there whole."""
+        record = self.recorded(name)
+        return record if record and self.is_whole(record) else None
+
+    def recorded(self, name: str) -> Record | None:
+        """As `find`, whatever has become of the files."""
         content = _read_json(self._record_path(name))
         if content is not None and isinstance(other := content.get("same_as"), str):
             name, content = other, _read_json(self._record_path(other))
         record = record_from_json(content) if content is not None else None
-        return record if record and record.name == name and self._is_whole(record) else None
+        return record if record and record.name == name else None
 
     def records(self) -> list[Record]:
-        """Every model whose files are there, by name."""
+        """Every model of which there is something, by name."""
         found = []
         for path in self._records_folder.glob("*.json"):
             content = _read_json(path)
             record = record_from_json(content) if content and "same_as" not in content else None
-            if record and self._is_whole(record):
+            if record and any(place.exists() for place in self.paths(record)):
                 found.append(record)
         return sorted(found, key=lambda record: record.name.lower())
 
     def add(self, record: Record, *, also_called: str | None = None) -> None:
         """Keep a record; one of the same name goes with the files that only it had. EdgeError if that fails."""
-        old = self.find(record.name)
+        old = self.recorded(record.name)
         self._write(self._record_path(record.name), record_to_json(record))
         if old and old != record:
             self._remove_files(old)
@@ -82,6 +87,14 @@ class Store:
             return self._record_path(record.name).stat().st_mtime
         except OSError:
             return 0.0
+
+    def is_whole(self, record: Record) -> bool:
+        """Whether all files are there in their sizes; their content is for `edge.content`."""
+        try:
+            sizes = [path.stat().st_size for path in self.paths(record)]
+        except OSError:
+            return False
+        return sizes == [file.size_bytes for file in record.files]
 
     # Files
 
@@ -156,13 +169,6 @@ class Store:
     def _is_inside(self, path: Path) -> bool:
         """Whether a file is really below the folder, whatever links lead there."""
         return path.parent.resolve().is_relative_to(self.folder.resolve())
-
-    def _is_whole(self, record: Record) -> bool:
-        try:
-            sizes = [path.stat().st_size for path in self.paths(record)]
-        except OSError:
-            return False
-        return sizes == [file.size_bytes for file in record.files]
 
     def _all_paths(self, record: Record) -> list[Path]:
         return self.paths(record) + self.licence_paths(record)

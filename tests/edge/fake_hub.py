@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from convert.pool import Progress
 from edge.errors import EdgeError
 from edge.hub import HubFile, RepositoryFiles
 
@@ -27,7 +28,7 @@ class FakeConverter:
         self.calls.append((source, quantization))
         out.write_text(quantization)
         if progress:
-            progress("done")
+            progress(Progress(7, 7))
         return [out]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import edge.conversion_cache
 from edge.conversion_cache import ConversionCache, fingerprint
 from edge.errors import EdgeError
+from tests.tiny import write_tiny_checkpoint
 
 
 class FakeConverter:
@@ -185,6 +188,40 @@ def test_second_asker_waits_for_the_first_and_takes_its_file(
     second.join()
     assert results == [first]
     assert len(converter.calls) == 1
+
+
+def test_two_processes_that_convert_one_checkpoint_at_once_share_one_conversion(tmp_path: Path) -> None:
+    """The real converter in real processes: one converts, and both read the same whole file."""
+    source = write_tiny_checkpoint("llama3", tmp_path)
+    program = (
+        "import sys; from pathlib import Path; from edge.conversion_cache import ConversionCache, convert_in_process\n"
+        "def convert(*arguments, **options):\n"
+        "    print('converts', flush=True)\n"
+        "    return convert_in_process(*arguments, **options)\n"
+        "cache = ConversionCache(Path(sys.argv[2]), convert)\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "path = cache.gguf(Path(sys.argv[1]), name='tiny', origin='here', quantization='Q8_0')\n"
+        "from edge.stored_files import sha256_of\n"
+        "print(sha256_of(path), path)"
+    )
+    command = [sys.executable, "-c", program, str(source), str(tmp_path / "cache")]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+    for process in processes:  # both at once
+        assert process.stdin
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    lines = [out.splitlines() for out, _ in outputs]
+    assert sorted(len(each) for each in lines) == [1, 2]  # one of them converted
+    assert lines[0][-1] == lines[1][-1]
+    folder = Path(lines[0][-1].split()[1]).parent
+    assert sorted(path.name for path in folder.iterdir()) == ["tiny-Q8_0.gguf", "tiny-Q8_0.proof.json"]
 
 
 def test_long_names_are_cut_to_what_file_systems_take(cache: ConversionCache, checkpoint: Path) -> None:

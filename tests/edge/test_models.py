@@ -16,6 +16,7 @@ import edge.conversion_cache
 import edge.conversion_record
 import edge.models
 import edge.pull
+from convert.pool import Progress
 from edge.errors import EdgeError
 from edge.models import cache_directory, resolve
 from tests.edge.fake_hub import CHECKPOINT, CONFIG, FakeConverter, FakeHub
@@ -133,7 +134,7 @@ def test_directory_wins_over_a_name_on_the_hub(
 def test_progress_reaches_the_converter(checkpoint: Path, converter: FakeConverter) -> None:
     seen: list[Any] = []
     resolve(str(checkpoint), converter=converter, progress=seen.append)
-    assert seen == ["done"]
+    assert seen == [Progress(7, 7)]
 
 
 # The demo
