@@ -101,18 +101,20 @@ def _take_in(store: Store, archive: _Archive, progress: ProgressCallback | None)
     archive.check_size(listed, record)
     folder = f"bundles/{hashlib.sha256(listed).hexdigest()[:16]}"
     record = replace(record, folder=folder, source=Source.BUNDLE, origin=None, converter_version=None)
-    with store.held(record.name):
+    with store.held("bundles"), store.held(record.repository or record.name):
+        for remains in (store.folder / "bundles").glob("*.part"):  # of attempts that were killed
+            shutil.rmtree(remains, ignore_errors=True)
         known = store.find(record.name)
         if known is not None and known.files == record.files:
             return known
         _check_space(store.folder, record.size_bytes, record.name)
         report = _report(sum(file.size_bytes for file in record.all_files), progress)
-        with _scratch(store.folder / f"{folder}.{os.getpid()}.part") as scratch:
+        with _scratch(store.folder / f"{folder}.part") as scratch:
             for number, file in enumerate(record.all_files, 1):
                 archive.extract(_member_name(number, file), file, scratch / file.name, report)
             archive.check_end()
             _check_model(scratch / record.files[0].name, archive.path)
-            shutil.rmtree(store.folder / folder, ignore_errors=True)  # of an attempt that was killed
+            shutil.rmtree(store.folder / folder, ignore_errors=True)  # without a record, or a damaged one
             scratch.rename(store.folder / folder)
         without_quantization = record.name.rpartition(":")[0]
         is_first = store.find(without_quantization) is None

@@ -5,6 +5,7 @@ Which name a person gave, and what else a model may be, is for `edge.models`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,6 +121,9 @@ class Puller:
             self._check_convertible(listing, quantization)
         licences = licence_names(listing.names)
         folder, files = self._fetch(listing, [*names, *licences], authority)
+        if not Path(folder).is_absolute():
+            for name in names:  # the same content is the same checkpoint, whenever it was downloaded
+                os.utime(self.store.folder / folder / name, (0, 0))
         record = Record(
             name=f"{listing.repository}:{CHECKPOINT}",
             source=Source.HUB,

@@ -11,6 +11,7 @@ huggingface_hub's cache: they are used where they are, and never removed. A reco
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -117,7 +118,7 @@ class Store:
 
     def unfinished(self, repository: str | None = None) -> list[Path]:
         """Downloads that have begun and not ended, of all repositories or of one."""
-        pattern = f"models--{repository.replace('/', '--')}" if repository else "models--*"
+        pattern = glob.escape(f"models--{repository.replace('/', '--')}") if repository else "models--*"
         return sorted((self.folder / "hub").glob(f"{pattern}/snapshots/*/**/*.part"))
 
     # Removing

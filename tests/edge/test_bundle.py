@@ -144,6 +144,14 @@ def test_bundle_replaces_other_bytes_of_the_same_name(other: Store, bundle: Path
     assert not (other.folder / "hub").exists()
 
 
+def test_remains_of_a_killed_attempt_are_cleared_away(other: Store, bundle: Path) -> None:
+    remains = other.folder / "bundles" / "0123.part"
+    remains.mkdir(parents=True)
+    (remains / "m.gguf").write_text("half")
+    read_bundle(other, bundle)
+    assert not remains.exists()
+
+
 # Writing
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,82 +15,24 @@ from huggingface_hub import close_session, constants
 from edge.errors import EdgeError
 from edge.hub import HubFile, HuggingFaceHub, RepositoryFiles
 from tests.edge.fake_hub import COMMIT
-
-CONTENT = bytes(range(256)) * 40
-
-
-class Server:
-    """What the hub's addresses for one repository answer, and what it was asked."""
-
-    def __init__(self) -> None:
-        self.files = {"model-Q8_0.gguf": CONTENT, "LICENSE": b"free"}
-        self.sha: str | None = COMMIT
-        self.card: dict[str, Any] = {"license": "apache-2.0"}
-        self.refusal: tuple[int, dict[str, str]] | None = None
-        self.breaks_after_bytes: int | None = None
-        self.asked: list[tuple[str, str | None]] = []
-
-    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        if self.refusal:
-            status, headers = self.refusal
-            return status, headers, b"{}"
-        if path.startswith("/api/models/org/model"):
-            siblings = [self._sibling(name) for name in self.files]
-            model = {"id": "org/model", "sha": self.sha, "siblings": siblings, "cardData": self.card, "tags": []}
-            return 200, {"Content-Type": "application/json"}, json.dumps(model).encode()
-        name = path.removeprefix(f"/org/model/resolve/{COMMIT}/")
-        if name not in self.files:
-            return 404, {"X-Error-Code": "EntryNotFound"}, b""
-        return 200, {}, self.files[name]
-
-    def _sibling(self, name: str) -> dict[str, Any]:
-        sibling: dict[str, Any] = {"rfilename": name, "size": len(self.files[name])}
-        if name.endswith(".gguf"):
-            digest = hashlib.sha256(self.files[name]).hexdigest()
-            sibling["lfs"] = {"size": len(self.files[name]), "sha256": digest, "pointerSize": 130}
-        return sibling
+from tests.edge.hub_server import CONTENT, HubServer, hub_server
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A hub on this machine, which huggingface_hub is told to use."""
-    fake = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked_range = self.headers.get("Range")
-            if "org/model" in self.path:  # the library may ask about itself as well
-                fake.asked.append((self.path.partition("?")[0], asked_range))
-            status, headers, body = fake.answer(self.path.partition("?")[0])
-            total = len(body)
-            if asked_range and status == 200:
-                begin = int(asked_range.removeprefix("bytes=").partition("-")[0])
-                status, body = 206, body[begin:]
-                headers = {**headers, "Content-Range": f"bytes {begin}-{total - 1}/{total}"}
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body[: fake.breaks_after_bytes] if "resolve" in self.path else body)
-            self.close_connection = True
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    address = f"http://127.0.0.1:{listener.server_port}"
-    threading.Thread(target=listener.serve_forever, daemon=True).start()
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "library-cache"))
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # what is lost at most when a connection breaks
-    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    close_session()
-    yield fake
-    listener.shutdown()
-    listener.server_close()
+    with hub_server() as fake:
+        address = fake.address
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "library-cache"))
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # what is lost at most when a connection breaks
+        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        close_session()
+        yield fake
     close_session()
 
 
@@ -112,7 +51,7 @@ def put_into_library_cache(cache: Path, *names: str) -> Path:
 # Listings
 
 
-def test_listing_has_the_commit_the_licence_and_the_hashes(server: Server) -> None:
+def test_listing_has_the_commit_the_licence_and_the_hashes(server: HubServer) -> None:
     listing = HuggingFaceHub().files("org/model")
     assert listing == RepositoryFiles(
         "org/model",
@@ -126,17 +65,17 @@ def test_listing_has_the_commit_the_licence_and_the_hashes(server: Server) -> No
     assert len(server.asked) == 1
 
 
-def test_licence_of_ones_own_making_has_its_name(server: Server) -> None:
+def test_licence_of_ones_own_making_has_its_name(server: HubServer) -> None:
     server.card = {"license": "other", "license_name": "llama3"}
     assert HuggingFaceHub().files("org/model").licence == "llama3"
 
 
-def test_names_that_lead_out_of_a_folder_are_not_listed(server: Server) -> None:
+def test_names_that_lead_out_of_a_folder_are_not_listed(server: HubServer) -> None:
     server.files = {"../evil.gguf": b"", "/etc/evil.gguf": b"", "a/../../evil.gguf": b"", "C:evil.gguf": b"", "m": b""}
     assert HuggingFaceHub().files("org/model").names == ["m"]
 
 
-def test_hub_that_names_no_commit_is_not_believed(server: Server) -> None:
+def test_hub_that_names_no_commit_is_not_believed(server: HubServer) -> None:
     server.sha = "../../x"
     with pytest.raises(EdgeError, match=r"The hub names no commit of org/model: '../../x'") as caught:
         HuggingFaceHub().files("org/model")
@@ -153,7 +92,7 @@ def test_hub_that_names_no_commit_is_not_believed(server: Server) -> None:
 )
 @pytest.mark.parametrize("method", ["files", "download"])
 def test_refusals_of_the_hub_are_told_apart(
-    status: int, code: str, message: str, hint: str, method: str, server: Server, tmp_path: Path
+    status: int, code: str, message: str, hint: str, method: str, server: HubServer, tmp_path: Path
 ) -> None:
     listing = HuggingFaceHub().files("org/model")
     server.refusal = (status, {"X-Error-Code": code, "X-Error-Message": "it says"})
@@ -172,7 +111,7 @@ def download(folder: Path, *names: str, progress: Any = None) -> Path:
     return hub.download(hub.files("org/model"), names, folder, progress)
 
 
-def test_files_are_downloaded_with_progress_and_not_again(server: Server, tmp_path: Path) -> None:
+def test_files_are_downloaded_with_progress_and_not_again(server: HubServer, tmp_path: Path) -> None:
     seen: list[Any] = []
     folder = tmp_path / "store"
     assert download(folder, "model-Q8_0.gguf", "LICENSE", progress=seen.append) == folder
@@ -185,14 +124,14 @@ def test_files_are_downloaded_with_progress_and_not_again(server: Server, tmp_pa
     assert sorted(path.name for path in folder.iterdir()) == ["LICENSE", "model-Q8_0.gguf"]
 
 
-def test_download_that_ended_is_gone_on_with(server: Server, tmp_path: Path) -> None:
+def test_download_that_ended_is_gone_on_with(server: HubServer, tmp_path: Path) -> None:
     (tmp_path / "model-Q8_0.gguf.part").write_bytes(CONTENT[:1000])
     download(tmp_path, "model-Q8_0.gguf")
     assert server.asked[-1] == (f"/org/model/resolve/{COMMIT}/model-Q8_0.gguf", "bytes=1000-")
     assert (tmp_path / "model-Q8_0.gguf").read_bytes() == CONTENT
 
 
-def test_what_arrived_before_a_connection_broke_for_good_is_kept(server: Server, tmp_path: Path) -> None:
+def test_what_arrived_before_a_connection_broke_for_good_is_kept(server: HubServer, tmp_path: Path) -> None:
     server.breaks_after_bytes = 0
     (tmp_path / "model-Q8_0.gguf.part").write_bytes(CONTENT[:1000])
     with pytest.raises(EdgeError, match="cannot be reached"):
@@ -201,21 +140,21 @@ def test_what_arrived_before_a_connection_broke_for_good_is_kept(server: Server,
     assert not (tmp_path / "model-Q8_0.gguf").exists()
 
 
-def test_connection_that_breaks_now_and_then_does_not_matter(server: Server, tmp_path: Path) -> None:
+def test_connection_that_breaks_now_and_then_does_not_matter(server: HubServer, tmp_path: Path) -> None:
     server.breaks_after_bytes = 3000
     download(tmp_path, "model-Q8_0.gguf")
     assert (tmp_path / "model-Q8_0.gguf").read_bytes() == CONTENT
     assert len(server.asked) == 1 + 4
 
 
-def test_remains_that_are_longer_than_the_file_are_thrown_away(server: Server, tmp_path: Path) -> None:
+def test_remains_that_are_longer_than_the_file_are_thrown_away(server: HubServer, tmp_path: Path) -> None:
     (tmp_path / "model-Q8_0.gguf.part").write_bytes(bytes(len(CONTENT) + 1))
     download(tmp_path, "model-Q8_0.gguf")
     assert (tmp_path / "model-Q8_0.gguf").read_bytes() == CONTENT
 
 
 def test_disk_without_the_room_is_noticed_before_the_first_byte(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "model-Q8_0.gguf.part").write_bytes(CONTENT[:240])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5000))
@@ -227,7 +166,7 @@ def test_disk_without_the_room_is_noticed_before_the_first_byte(
     assert len(server.asked) == 1
 
 
-def test_what_another_program_has_downloaded_is_used_where_it_is(server: Server, tmp_path: Path) -> None:
+def test_what_another_program_has_downloaded_is_used_where_it_is(server: HubServer, tmp_path: Path) -> None:
     server.files = {"Q4_0/m-Q4_0.gguf": b"Q4_0/m-Q4_0.gguf", "m-Q8_0.gguf": b"another size"}
     snapshot = put_into_library_cache(tmp_path / "library-cache", "Q4_0/m-Q4_0.gguf", "m-Q8_0.gguf")
     assert download(tmp_path / "store", "Q4_0/m-Q4_0.gguf") == snapshot
@@ -271,7 +210,7 @@ def test_name_that_no_repository_can_have_is_refused(offline: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_local_copy_serves_while_the_hub_is_away(status: int, server: Server, tmp_path: Path) -> None:
+def test_local_copy_serves_while_the_hub_is_away(status: int, server: HubServer, tmp_path: Path) -> None:
     server.refusal = (status, {})
     put_into_library_cache(tmp_path / "library-cache", "model-Q8_0.gguf")
     assert HuggingFaceHub().files("org/model") == RepositoryFiles(
@@ -280,7 +219,7 @@ def test_local_copy_serves_while_the_hub_is_away(status: int, server: Server, tm
 
 
 def test_hub_that_is_away_and_a_model_that_is_not_here_are_one_error(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(EdgeError, match="The Hugging Face hub cannot be reached") as caught:

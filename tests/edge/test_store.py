@@ -280,6 +280,7 @@ def test_unfinished_downloads_are_found_by_repository(store: Store) -> None:
         parts.append(part)
     assert store.unfinished() == sorted(parts)
     assert store.unfinished("org/model") == parts[:1]
+    assert store.unfinished("*/*") == []
 
 
 # Locks
