@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edge.errors import EdgeError
+from edge.errors import EdgeError, EngineGoneError
 from edge.llama.context import Batch, Context
 from edge.llama.model import Model
 
@@ -61,7 +61,7 @@ class Embedder:
 
     def _opened(self) -> Context:
         if self._is_closed:
-            raise EdgeError("The engine is closed.", hint="Open the model again.")
+            raise EngineGoneError("The engine is closed.", hint="Open the model again.")
         if self._context is None:
             self._context = Context(
                 self._model,

@@ -21,3 +21,7 @@ class EdgeError(Exception):
 
 class EngineBusyError(EdgeError):
     """So many requests are waiting already that one more was refused."""
+
+
+class EngineGoneError(EdgeError):
+    """There is no engine to answer: it was closed, or its process died."""

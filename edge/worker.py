@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from edge.checked import CheckedStream, submit_checked
-from edge.errors import EdgeError
+from edge.errors import EngineGoneError
 from edge.prompt import Message
 from edge.request import EngineStatus, Request, choices_of
 from edge.settings import ModelSettings, SamplingSettings
@@ -150,7 +150,7 @@ class WorkerEngine:
         """The connection to a process that lives, as far as is known."""
         with self._starting:
             if self._closed.is_set():
-                raise EdgeError("The engine is closed.", hint="Open the model again.")
+                raise EngineGoneError("The engine is closed.", hint="Open the model again.")
             if self._connection.has_ended:
                 self._opened = self._restart()
             return self._connection
@@ -168,8 +168,8 @@ class WorkerEngine:
             except EngineDiedError as error:
                 last = error
             if self._closed.is_set():
-                raise EdgeError("The engine is closed.", hint="Open the model again.")
-        raise EdgeError(
+                raise EngineGoneError("The engine is closed.", hint="Open the model again.")
+        raise EngineGoneError(
             f"The engine died {_START_ATTEMPTS} times while it opened {self.path}. The last time: {last.message}",
             hint="Check the file with edge verify, and whether there is memory for it; then send the request again.",
         )

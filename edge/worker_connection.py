@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from edge.errors import EdgeError
+from edge.errors import EdgeError, EngineGoneError
 from edge.request import FailureEvent, FinishEvent, Request
 from edge.settings import ModelSettings
 from edge.stream import Stream
@@ -77,7 +77,7 @@ class WorkerSettings:
         return min(_LONGEST_HEARTBEAT_SECONDS, self.hang_seconds / _HEARTBEATS)
 
 
-class EngineDiedError(EdgeError):
+class EngineDiedError(EngineGoneError):
     """The process of an engine ended while something was expected of it."""
 
 
@@ -258,7 +258,7 @@ class WorkerConnection:
 
     def _explanation(self) -> EdgeError:
         if self._is_closing and not self._killed_because:
-            return EdgeError("The engine is closed.", hint="Open the model again.")
+            return EngineGoneError("The engine is closed.", hint="Open the model again.")
         how = self._killed_because or exit_text(self._process.returncode)
         log = " / ".join(list(self._log)[-_SHOWN_LINES:])
         return EngineDiedError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from types import TracebackType
 from typing import Self
@@ -47,7 +48,8 @@ class BackgroundServer:
     def end(self) -> None:
         """Ask it to end: the first time once everything is answered, the second time at once."""
         assert self._server
-        self._server.handle_exit(0, None)
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self._server.handle_exit(0, None)
 
     def _run(self) -> None:
         try:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge.checked import InvalidReplyError
-from edge.errors import EdgeError, EngineBusyError
+from edge.errors import EdgeError, EngineBusyError, EngineGoneError
 from edge.openai_fields import BodyError
-from edge.worker_connection import EngineDiedError
 
 _RETRY_SECONDS = 1
 _OPENAI_TYPES = {
@@ -75,8 +74,8 @@ def problem_of(error: EdgeError) -> Problem:
             return Problem(error.status, message, error.code, error.field, error.retry_seconds)
         case EngineBusyError():
             return Problem(429, message, "queue_full", retry_seconds=_RETRY_SECONDS)
-        case EngineDiedError():
-            return Problem(503, message, "engine_died", retry_seconds=_RETRY_SECONDS)
+        case EngineGoneError():
+            return Problem(503, message, "engine_gone", retry_seconds=_RETRY_SECONDS)
         case AnswerFailedError():
             return Problem(503, message, "engine_failed", retry_seconds=_RETRY_SECONDS)
         case InvalidReplyError():

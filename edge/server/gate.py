@@ -34,6 +34,10 @@ _PREFLIGHT_SECONDS = b"600"
 _DRAIN_RETRY_SECONDS = 5
 _RETRY_SECONDS = 1
 
+_BROKEN_OFF = Problem(
+    503, "The server ended before the answer did.", "server_ended", retry_seconds=_DRAIN_RETRY_SECONDS
+)
+
 log = logging.getLogger("edge.server")
 
 
@@ -114,6 +118,8 @@ class Gate:
             await exchange.refuse(problem_of(error))
         except _GoneError:
             exchange.status = _GONE
+        except asyncio.CancelledError:  # by the server, which ends now
+            await exchange.refuse(_BROKEN_OFF)
         except Exception as error:
             log.error("%s %s", exchange.request_id, _where(error))
             if self._settings.logs_prompts:

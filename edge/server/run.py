@@ -19,7 +19,7 @@ from edge.server.server_settings import ServerSettings, address_of
 
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 1024
-_LAST_SECONDS = 5  # for answers to break off, once nobody waits for them any more
+_LAST_SECONDS = 5  # for the last bytes of answers to go out
 
 Ready = Callable[[str], None]
 """Called with the server's URL once the first model is loaded."""
@@ -86,12 +86,18 @@ class EdgeServer(uvicorn.Server):
     def end(self) -> None:
         """As a signal does."""
         if self._draining:
-            self.should_exit = True
+            self._break_off()
         else:
             self._draining = asyncio.create_task(self._drain())
 
     async def _drain(self) -> None:
-        await self._app.state.doors.drain(self._drain_seconds)
+        if await self._app.state.doors.drain(self._drain_seconds):
+            self.should_exit = True
+        else:
+            self._break_off()
+
+    def _break_off(self) -> None:
+        self.config.timeout_graceful_shutdown = 0
         self.should_exit = True
 
 

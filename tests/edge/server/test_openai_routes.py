@@ -131,7 +131,7 @@ def test_unknown_model_is_refused_with_those_that_there_are(serve: Serve) -> Non
     ("answer", "status", "code"),
     [
         (EngineBusyError("256 requests are waiting already.", hint="Wait."), 429, "queue_full"),
-        (EngineDiedError("The engine's process was ended by SIGSEGV.", hint="Again."), 503, "engine_died"),
+        (EngineDiedError("The engine's process was ended by SIGSEGV.", hint="Again."), 503, "engine_gone"),
         (EdgeError("max_tokens is 0.", hint="Ask for more."), 400, None),
         (
             InvalidReplyError("None was valid.", hint="Ask.", text="{}", violation=Violation("", "", "")),
