@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ def backend() -> Any:
     log.capture()
     llama.llama_backend_init()
     with amx.declined(_cpu_libraries()):
+        _load_processors()
         _name_extra_buffers()
     return llama
 
@@ -33,7 +35,24 @@ def _cpu_libraries() -> Iterator[Path]:
 
 
 def _library_folder() -> Path:
-    return Path(str(llama.__file__)).parent / "lib"
+    return Path(llama._lib._name).parent  # where LLAMA_CPP_LIB_PATH says, or else beside the binding
+
+
+def _load_processors() -> None:
+    """Where ggml was built for many processors (GGML_BACKEND_DL), load the libraries that fit this one best.
+
+    Said no folder, ggml would also look into the current directory.
+    """
+    count = _native("ggml_backend_reg_count", ctypes.c_size_t)
+    if not count():
+        folder = _library_folder()
+        _native("ggml_backend_load_all_from_path", None, ctypes.c_char_p)(os.fsencode(folder))
+        if not count():
+            raise EdgeError(
+                f"None of llama.cpp's libraries in {folder} is for this processor.",
+                hint="Compile llama-cpp-python on this machine: pip install --no-cache-dir --force-reinstall --no-deps"
+                " llama-cpp-python",
+            )
 
 
 def _name_extra_buffers() -> None:
