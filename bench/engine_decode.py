@@ -41,7 +41,12 @@ def _decode_finding(row: str, case: Case, model: Path, streams: int, limit: floa
             case.rounds,
         )
     return speed_finding(
-        row, f"{streams} stream{'s' * (streams > 1)}, {model_name(model)}", "bare loop", speeds, Bar(limit, "at least")
+        row,
+        f"{streams} stream{'s' * (streams > 1)}, {model_name(model)}",
+        "bare loop",
+        speeds,
+        Bar(limit, "at least"),
+        note="With the steps before all had begun," if streams > 1 else "",
     )
 
 

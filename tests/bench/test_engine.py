@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import engine, engine_cache, engine_parts, engine_requests, engine_worker, kill, sampling
+from bench import engine, engine_arrival, engine_cache, engine_parts, engine_requests, engine_worker, kill, sampling
 from bench.engine import PERSON_SCHEMA, ROWS, main
-from bench.engine_arrival import gaps
+from bench.engine_arrival import gaps, measure_arrival
 from bench.engine_cache import measure_second_turn, measure_session
 from bench.engine_case import Case, model_name, openings
 from bench.engine_decode import measure_decode
@@ -211,3 +211,12 @@ def test_sampling_is_held_to_its_bar(case: Case, monkeypatch: pytest.MonkeyPatch
     (found,) = measure_sampling(case)
     assert found.title == "choosing one of 1,024 tokens"
     assert found.bar == Bar(0.35, "at most") and found.value
+
+
+def test_arrival_measures_the_streams_before_and_beside_a_prompt(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"_STREAMS": 2, "_PROMPT_TOKENS": 100, "_BEFORE_TOKENS": 8, "_STREAM_TOKENS": 90}
+    for name, size in sizes.items():
+        monkeypatch.setattr(engine_arrival, name, size)
+    (found,) = measure_arrival(case)
+    assert found.against == "before it arrives" and found.bar == Bar(2.5, "at most")
+    assert found.value and "alone after" in found.note
