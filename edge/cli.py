@@ -11,9 +11,10 @@ from typing import Annotated
 import typer
 
 from edge.batch_command import batch
+from edge.chat_command import chat
 from edge.errors import EdgeError
 from edge.file_commands import convert, inspect, verify
-from edge.model_commands import bake, chat, run
+from edge.model_commands import bake, run
 from edge.results import Json, print_result
 from edge.serve_command import serve
 from edge.store_commands import list_models, pull, rm

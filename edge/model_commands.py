@@ -1,12 +1,10 @@
-"""The commands that run a model: run, chat. Everything heavy is imported inside them."""
+"""The commands that run a model once: run, bake. Everything heavy is imported inside them."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,11 +12,9 @@ from edge.errors import EdgeError
 from edge.results import Json
 
 if TYPE_CHECKING:
-    from edge.chat import Chat
     from edge.constraint import Constraint
     from edge.engine import Engine
     from edge.request import Completion, Request
-    from edge.session import SessionFile, SessionModel
     from edge.settings import SamplingSettings
 
 Model = Annotated[
@@ -89,115 +85,6 @@ def run(
         _answer(engine, request, as_json)
 
 
-def chat(
-    model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="As for run; default: the session's, or demo.")
-    ] = None,
-    session: Annotated[
-        str | None, typer.Option("--session", metavar="NAME", help="Keep the chat under a name, and go on with it.")
-    ] = None,
-    lists_sessions: Annotated[bool, typer.Option("--list", help="List the sessions instead.")] = False,
-    system: System = None,
-    overflow: Annotated[
-        Literal["drop", "error"],
-        typer.Option("--overflow", help="Leave out old turns when the context is full, or not."),
-    ] = "drop",
-    max_tokens: MaxTokens = None,
-    temperature: Temperature = None,
-    seed: Seed = None,
-    context: Context = None,
-    threads: Threads = None,
-    quant: Quantization = None,
-    lora: Lora = None,
-) -> None:
-    """Talk with a model in the terminal."""
-    if lists_sessions:
-        _print_sessions()
-        return
-    with _session(session) as file:
-        record = file.record if file else None
-        if record and model is None:
-            quant = quant or record.model.quantization
-        reference = model or (record.model.reference if record else "demo")
-        known_model = _known_model(file, reference, quant)
-        with _open(reference, context, threads, quant, lora, isolate=True) as engine:
-            from edge.chat import Chat
-            from edge.repl import converse
-
-            sampling = _sampling(engine, temperature, seed, record.sampling if record else None)
-            talk = Chat(engine, system=system, sampling=sampling, max_tokens=max_tokens, overflow=overflow)
-            with _kept(file, known_model, talk, engine, system) as after_answer:
-                converse(talk, after_answer)
-
-
-@contextlib.contextmanager
-def _session(name: str | None) -> Iterator[SessionFile | None]:
-    """The session of a name, opened; None for no name."""
-    if name is None:
-        yield None
-        return
-    from edge.repl import state_directory
-    from edge.session import SessionFile
-
-    with SessionFile(state_directory() / "sessions", name) as file:
-        yield file
-
-
-def _known_model(file: SessionFile | None, reference: str, quantization: str | None) -> SessionModel | None:
-    """What a session remembers of the model. EdgeError if it was begun with another one."""
-    if file is None:
-        return None
-    from edge.session import SessionModel
-
-    model = SessionModel.of(_resolve(reference, quantization), reference, quantization)
-    file.check_model(model)
-    return model
-
-
-@contextlib.contextmanager
-def _kept(
-    file: SessionFile | None, model: SessionModel | None, talk: Chat, engine: Engine, system: str | None
-) -> Iterator[Callable[[], None]]:
-    """Inside, the chat is that of the session; gives what is to be called after every answer."""
-    if file is None or model is None:
-        yield lambda: None
-        return
-    from edge.session import KeptChat
-    from edge.terminal import note
-
-    kept = KeptChat(file, model, talk, engine)
-    note(kept.resume())
-    if system is not None:
-        talk.system = system
-    try:
-        yield kept.save
-    finally:
-        kept.finish()
-
-
-def _print_sessions() -> None:
-    from edge.quantities import size_text
-    from edge.repl import state_directory
-    from edge.results import print_result
-    from edge.session import list_sessions
-    from edge.tables import cell, table
-    from edge.terminal import note
-
-    folder = state_directory() / "sessions"
-    sessions = list_sessions(folder)
-    if not sessions:
-        note(f"There are no sessions in {folder}.")
-        return
-    listed = table(
-        "Sessions", ("Name", "left"), ("Messages", "right"), ("Size", "right"), ("Used", "left"), ("Model", "left")
-    )
-    for each in sessions:
-        messages = "damaged" if each.messages is None else str(each.messages)
-        used = each.updated.replace("T", " ").removesuffix("+00:00")
-        listed.add_row(*map(cell, (each.name, messages, size_text(each.n_bytes), used, each.model)))
-    print_result(None, listed, False)
-
-
 def bake(
     model: Model,
     system: System = None,
@@ -222,7 +109,7 @@ def bake(
     from edge.results import print_result
 
     text = _system_text(system, system_file)
-    path = out or baked_path(read_gguf(_resolve(model, quant)).path, text, lora or ())
+    path = out or baked_path(read_gguf(resolve_model(model, quant)).path, text, lora or ())
     with _open(model, None, threads, quant, lora) as engine:
         tokens = bake(engine, text, path)
     n_bytes = path.stat().st_size
@@ -270,24 +157,18 @@ def _constraint(schema: Path | None, regex: str | None, grammar: Path | None) ->
 
 
 def _open(
-    model: str,
-    context: int | None,
-    threads: int | None,
-    quantization: str | None,
-    lora: list[str] | None,
-    *,
-    isolate: bool = False,
+    model: str, context: int | None, threads: int | None, quantization: str | None, lora: list[str] | None
 ) -> Engine:
     from edge.adapters import resolve_adapter
     from edge.engine import Engine
     from edge.settings import ModelSettings
 
-    path = _resolve(model, quantization)
+    path = resolve_model(model, quantization)
     adapters = tuple(resolve_adapter(reference, path) for reference in lora or [])
-    return Engine(path, ModelSettings(context_tokens=context, threads=threads, adapters=adapters), isolate=isolate)
+    return Engine(path, ModelSettings(context_tokens=context, threads=threads, adapters=adapters), isolate=False)
 
 
-def _resolve(model: str, quantization: str | None) -> Path:
+def resolve_model(model: str, quantization: str | None) -> Path:
     """The file of a model, made if need be; when asked again, it is found at once."""
     from edge.models import resolve
     from edge.terminal import byte_progress
@@ -319,13 +200,11 @@ def _answer(engine: Engine, request: Request, as_json: bool) -> None:
         )
 
 
-def _sampling(
-    engine: Engine, temperature: float | None, seed: int | None, earlier: SamplingSettings | None = None
-) -> SamplingSettings:
-    """What is asked for; for the rest, what a session had, or what the model's makers recommend."""
+def _sampling(engine: Engine, temperature: float | None, seed: int | None) -> SamplingSettings:
+    """What is asked for; for the rest, what the model's makers recommend."""
     from dataclasses import replace
 
-    chosen = earlier or engine.default_sampling
+    chosen = engine.default_sampling
     if temperature is not None:
         chosen = replace(chosen, temperature=temperature)
     return chosen if seed is None else replace(chosen, seed=seed)

@@ -198,7 +198,7 @@ def test_refused_question_leaves_the_conversation_as_it_was() -> None:
     with pytest.raises(EdgeError):
         chat.send("x" * 281)
     assert chat.messages == before
-    engine.context_tokens = chat.context_tokens = 4096
+    engine.context_tokens = 4096
     ask(chat, "Next")
     assert engine.prompt() == prompt_of(*before, Message("user", "Next"))
 
@@ -215,7 +215,7 @@ def test_conversation_that_outgrows_the_context_is_refused_where_nothing_may_be_
     )
     assert "--ctx" in caught.value.hint and "drop" in caught.value.hint
     assert len(chat.messages) == 6 and not engine.requests
-    chat.context_tokens = 256
+    engine.context_tokens = 256
     assert ask(chat, "Next").dropped_messages == 0
 
 

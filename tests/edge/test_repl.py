@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,30 +16,23 @@ from prompt_toolkit.output import DummyOutput
 from edge.chat import Chat
 from edge.errors import EdgeError
 from edge.prompt import Message
-from edge.repl import EditedLines, PlainLines, Session, converse, prompt_session, state_directory, summary
+from edge.repl import converse
+from edge.repl_commands import COMMANDS
+from edge.repl_input import EditedLines, PlainLines, prompt_session
+from edge.repl_output import summary
 from edge.request import Completion, FinishReason, Timing, Usage
+from edge.session_shelf import Shelf
+from edge.state_directory import state_directory
 from tests.edge.fake_engine import FakeEngine
+from tests.edge.talks import INTERRUPT, FakeModels, talk_with
 
 TOO_LONG = EdgeError("The prompt has 9000 tokens, the context holds 4096.", hint="Shorten the prompt.")
-INTERRUPT = KeyboardInterrupt()
-
-
-class FakeSource:
-    """Gives what it was made of, raises what is an exception, and then is at its end."""
-
-    def __init__(self, items: Sequence[str | BaseException], *, is_interactive: bool = True) -> None:
-        self.is_interactive = is_interactive
-        self._items = iter(items)
-
-    def read(self) -> str | None:
-        item = next(self._items, None)
-        if isinstance(item, BaseException):
-            raise item
-        return item
 
 
 def talk(chat: Chat, *items: str | BaseException, is_interactive: bool = True) -> None:
-    Session(chat, FakeSource(items, is_interactive=is_interactive)).run()
+    engine = chat._engine
+    assert isinstance(engine, FakeEngine)
+    talk_with(engine, *items, chat=chat, is_interactive=is_interactive)
 
 
 Captured = pytest.CaptureFixture[str]
@@ -76,25 +69,27 @@ def test_blank_messages_are_not_sent() -> None:
 def test_messages_left_out_are_told_before_the_answer(capsys: Captured) -> None:
     chat = Chat(FakeEngine(context_tokens=200), max_tokens=20)
     talk(chat, "a" * 60, "b" * 60, "c" * 60, is_interactive=False)
-    assert capsys.readouterr().err == "4 earlier messages no longer fit the context and were left out.\n"
+    assert capsys.readouterr().err == (
+        "4 earlier messages no longer fit the context and were left out; nothing of them is in it any more\n"
+    )
 
 
 # Commands
 
 
-@pytest.mark.parametrize("command", ["/exit", "/quit", "/exit now"])
+@pytest.mark.parametrize("command", ["/exit", "/exit now"])
 def test_command_ends_the_chat(command: str) -> None:
     engine = FakeEngine()
     talk(Chat(engine), "Hi", command, "Still there?")
     assert len(engine.requests) == 1
 
 
-def test_clear_forgets_the_conversation_and_keeps_the_system_text(capsys: Captured) -> None:
+def test_new_begins_a_conversation_and_keeps_the_system_text(capsys: Captured) -> None:
     engine = FakeEngine()
-    talk(Chat(engine, system="Be brief."), "My name is Ada.", "/clear", "What is my name?")
+    talk(Chat(engine, system="Be brief."), "My name is Ada.", "/new", "What is my name?")
     assert "Ada" not in engine.prompt()
     assert "Be brief." in engine.prompt()
-    assert "The conversation is forgotten." in notes(capsys)
+    assert "A new conversation." in notes(capsys)
 
 
 def test_system_text_is_set_for_what_follows(capsys: Captured) -> None:
@@ -114,16 +109,18 @@ def test_system_without_a_text_shows_it(capsys: Captured, system: str | None, sh
 def test_help_names_every_command_and_key(capsys: Captured) -> None:
     talk(Chat(FakeEngine()), "/help")
     text = "\n".join(notes(capsys))
-    for name in ("/system [TEXT]", "/clear", "/help", "/exit, /quit", "Ctrl-D", "Ctrl-C", "Alt-Enter", "backslash"):
-        assert name in text
+    for command in COMMANDS:
+        assert f"{command.usage} " in text and command.purpose in text
+    for key in ("Tab", "Ctrl-D", "Ctrl-C", "Alt-Enter", "backslash", "begins with a space"):
+        assert key in text
 
 
-def test_unknown_command_is_not_sent_and_the_known_ones_are_listed(capsys: Captured) -> None:
+def test_unknown_command_is_not_sent_and_a_known_one_is_offered(capsys: Captured) -> None:
     engine = FakeEngine()
     talk(Chat(engine), "/exti now", "Hi")
     error, hint, _ = notes(capsys)
     assert error == "error: There is no command /exti."
-    assert hint == "hint:  Commands: /system, /clear, /help, /exit, /quit. A space in front sends a message as it is."
+    assert hint == "hint:  Did you mean /exit? A space in front sends a message as it is."
     assert len(engine.requests) == 1
 
 
@@ -184,16 +181,18 @@ def test_ctrl_c_ends_the_answer_and_the_chat_goes_on_from_what_there_was(capsys:
     assert "<|im_start|>assistant\none two <|im_end|>" in engine.prompt()
 
 
-def test_second_ctrl_c_ends_the_chat_if_the_first_has_no_effect() -> None:
-    engine = FakeEngine(["one two three four"])
+def test_second_ctrl_c_ends_the_waiting_if_the_first_has_no_effect(capsys: Captured) -> None:
+    engine = FakeEngine(["one two three four", "Welcome."])
 
     def press_twice(word: str) -> None:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+        if word == "two ":
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     engine.before_token = press_twice
-    with pytest.raises(KeyboardInterrupt):
-        talk(Chat(engine), "Count")
+    talk(Chat(engine), "Count", "Thanks")
+    assert capsys.readouterr().out == "one \nWelcome.\n"
+    assert "<|im_start|>assistant\none <|im_end|>" in engine.prompt()
 
 
 def test_ctrl_c_works_as_usual_after_an_answer() -> None:
@@ -336,6 +335,11 @@ def test_history_is_in_the_place_of_the_system_by_default(monkeypatch: pytest.Mo
     assert state_directory().name == "edge"
 
 
+def converse_with(engine: FakeEngine) -> None:
+    chat, models = Chat(engine), FakeModels(engine, Path("model.gguf")).desk
+    converse(chat, models, Shelf(Path("nowhere"), chat, models, keeps_unnamed=False))
+
+
 class FakeTerminal(io.TextIOWrapper):
     def isatty(self) -> bool:
         return True
@@ -354,7 +358,7 @@ def test_history_is_a_file_that_only_its_owner_may_read(
     monkeypatch.setattr("sys.stdout", terminal())
     keyboard.send_text(f"What do bees eat?\r{CTRL_D}")
     engine = FakeEngine()
-    converse(Chat(engine))
+    converse_with(engine)
     history = tmp_path / "state" / "chat-history"
     assert "+What do bees eat?" in history.read_text()
     assert history.stat().st_mode & 0o077 == 0
@@ -371,7 +375,7 @@ def test_chat_works_where_no_history_can_be_kept(
     monkeypatch.setattr("sys.stdout", terminal())
     keyboard.send_text(f"Hi\r{CTRL_D}")
     engine = FakeEngine()
-    converse(Chat(engine))
+    converse_with(engine)
     assert len(engine.requests) == 1
     assert "What is typed is not kept for later: " in capsys.readouterr().err
 
@@ -382,7 +386,7 @@ def test_terminal_that_cannot_edit_is_read_line_by_line_and_goes_on_after_errors
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr("sys.stdin", terminal("/nonsense\nHi\n"))
     engine = FakeEngine()
-    converse(Chat(engine))
+    converse_with(engine)
     captured = capsys.readouterr()
     assert captured.out == "ok\n"
     assert "error: There is no command /nonsense." in captured.err
@@ -391,6 +395,6 @@ def test_terminal_that_cannot_edit_is_read_line_by_line_and_goes_on_after_errors
 def test_pipe_is_read_without_prompt_until_its_end(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("Où?\nWo?".encode()), encoding="ascii"))
     engine = FakeEngine(["Là.", "Da."])
-    converse(Chat(engine))
+    converse_with(engine)
     assert capsys.readouterr().out == "Là.\nDa.\n"
     assert "Où?" in engine.prompt(0)

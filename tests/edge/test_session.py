@@ -16,7 +16,9 @@ from edge.errors import EdgeError
 from edge.prefix_file import open_prefix
 from edge.prefix_identity import PrefixIdentity
 from edge.prompt import Message
-from edge.session import KeptChat, SessionFile, SessionModel, list_sessions
+from edge.session import KeptChat, SessionFile
+from edge.session_list import list_sessions
+from edge.session_record import SessionModel
 from edge.settings import SamplingSettings
 from tests.edge.fake_engine import FakeEngine
 
