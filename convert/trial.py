@@ -41,6 +41,9 @@ _CHILD = (
     str(Path(__file__).parents[1]),
 )
 
+ARGUMENT = "--edge-trial-process"
+"""By this argument, an app that is frozen into one executable knows that it is to be the child."""
+
 
 class TrialTimeoutError(EdgeError):
     """The child did not answer in time."""
@@ -52,7 +55,8 @@ def try_in_child(what: str, question: Mapping[str, Any], *, timeout_seconds: flo
     `what` names the attempt in messages, such as "the forward pass".
     """
     environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # or else it waits for a debugger
-    command = [sys.executable, *_CHILD]
+    is_frozen = getattr(sys, "frozen", False)  # by PyInstaller and its like: there is no interpreter but the app
+    command = [sys.executable, *((ARGUMENT,) if is_frozen else _CHILD)]
     try:
         done = subprocess.run(
             command, input=json.dumps(question).encode(), capture_output=True, timeout=timeout_seconds, env=environment

@@ -106,3 +106,12 @@ def test_child_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> No
 def test_lines_before_the_answer_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_CHILD", ("-c", "print('{}'); print('{\"tokens\": 7}')"))
     assert try_in_child(FORWARD, {}, timeout_seconds=60) == {"tokens": 7}
+
+
+def test_frozen_app_is_the_child_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    app = tmp_path / "app"
+    app.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(dict(arguments=sys.argv[1:])))\n")
+    app.chmod(0o755)
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(sys, "executable", str(app))
+    assert try_in_child(FORWARD, {}, timeout_seconds=60) == {"arguments": [trial.ARGUMENT]}
