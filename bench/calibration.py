@@ -11,23 +11,19 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from bench.quality import Reader, Scores, mean_and_error, read_in_lock_step, share_and_error
 from convert.calibration_run import MatrixRequest, obtain_matrix
 from convert.calibration_text import DEFAULT_NAME
 from convert.pipeline import write_checkpoint
 from convert.plan import ConversionOptions
-from convert.proof_logits import divergences
 from edge.demo import DEMO_NAME, build_demo_checkpoint
 from edge.devices import physical_cores
 from edge.errors import EdgeError
-from edge.llama.context import Batch, Context
 from edge.llama.model import Model
 from edge.models import cache_directory
 from edge.terminal import byte_progress, decode_utf8, note, report_error
@@ -95,16 +91,15 @@ def compare(case: Case) -> Comparison:
     """Convert, calibrate and compare; whatever is written is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="bench-calibration-", dir=Path.cwd()) as scratch:
         reference, plain, calibrated = _converted(case, Path(scratch))
-        measured = _divergences(case, reference, (plain, calibrated))
-    (plain_kl, plain_same), (calibrated_kl, calibrated_same) = measured
-    gain, gain_error = mean_and_error(plain_kl - calibrated_kl)
+        of_plain, of_calibrated = _scores(case, reference, (plain, calibrated))
+    gain = mean_and_error(of_plain.divergence - of_calibrated.divergence)
     return Comparison(
         case,
-        len(plain_kl),
-        _side(f"{case.quantization}", plain.n_bytes, plain_kl, plain_same),
-        _side(f"{case.quantization}, calibrated", calibrated.n_bytes, calibrated_kl, calibrated_same),
-        gain,
-        gain_error,
+        len(of_plain.divergence),
+        _side(f"{case.quantization}", plain.n_bytes, of_plain),
+        _side(f"{case.quantization}, calibrated", calibrated.n_bytes, of_calibrated),
+        gain.value,
+        gain.error,
     )
 
 
@@ -126,54 +121,28 @@ def _converted(case: Case, folder: Path) -> tuple[_File, _File, _File]:
     return reference, plain, calibrated
 
 
-def _divergences(
-    case: Case, reference: _File, others: Sequence[_File]
-) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]]:
-    """For each file its divergences, and where its likeliest token is the reference's, position by position."""
+def _scores(case: Case, reference: _File, others: Sequence[_File]) -> list[Scores]:
+    """For each file how far it is from the reference, position by position."""
     note(f"Reading {case.held_out.name} with all three")
-    found: list[tuple[list[Any], list[Any]]] = [([], []) for _ in others]
     with contextlib.ExitStack() as stack:
-        first, *rest = [stack.enter_context(_opened(file.path, case.threads)) for file in (reference, *others)]
-        for chunk in _chunks(case.held_out, first.model):
-            wanted = first.logits(chunk)
-            for reader, (kl, same) in zip(rest, found, strict=True):
-                logits = reader.logits(chunk)
-                kl.append(divergences(wanted, logits))
-                same.append(wanted.argmax(axis=1) == logits.argmax(axis=1))
-    return [(np.concatenate(kl), np.concatenate(same)) for kl, same in found]
+        first, *rest = [_opened(stack, file.path, case.threads) for file in (reference, *others)]
+        return read_in_lock_step(first, rest, _chunks(case.held_out, first.model))
 
 
-@dataclass(frozen=True)
-class _Reader:
-    model: Model
-    context: Context
-
-    def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Logits [positions, vocabulary] after each token that is counted."""
-        self.context.remove(0, 0)
-        batch = Batch(CHUNK_TOKENS, 1)
-        batch.add(tokens, sequence=0, position=0, last_logits=True)
-        batch.want_all_logits()
-        self.context.decode(batch)
-        return np.stack([self.context.logits(index) for index in range(SKIPPED_TOKENS, len(tokens))])
-
-
-@contextlib.contextmanager
-def _opened(path: Path, threads: int) -> Iterator[_Reader]:
-    with (
-        Model(path) as model,
-        Context(
-            model,
-            context_tokens=CHUNK_TOKENS,
-            batch_tokens=CHUNK_TOKENS,
-            max_outputs=CHUNK_TOKENS,
-            threads=threads,
-            key_type="F32",
-            value_type="F32",
-            flash_attention="off",
-        ) as context,
-    ):
-        yield _Reader(model, context)
+def _opened(stack: contextlib.ExitStack, path: Path, threads: int) -> Reader:
+    """A reader that rounds nothing but the weights."""
+    model = stack.enter_context(Model(path))
+    reader = Reader(
+        model,
+        chunk_tokens=CHUNK_TOKENS,
+        first_counted=SKIPPED_TOKENS,
+        threads=threads,
+        key_type="F32",
+        value_type="F32",
+        flash_attention="off",
+    )
+    stack.callback(reader.close)
+    return reader
 
 
 def _chunks(text: Path, model: Model) -> list[list[int]]:
@@ -187,13 +156,9 @@ def _chunks(text: Path, model: Model) -> list[list[int]]:
     return chunks
 
 
-def mean_and_error(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """A mean and its standard error."""
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
-
-
-def _side(name: str, file_bytes: int, kl: npt.NDArray[np.float64], same: npt.NDArray[np.bool_]) -> Side:
-    return Side(name, file_bytes, *mean_and_error(kl), float(same.mean()))
+def _side(name: str, file_bytes: int, scores: Scores) -> Side:
+    mean = mean_and_error(scores.divergence)
+    return Side(name, file_bytes, mean.value, mean.error, share_and_error(scores.has_same_top).value)
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:

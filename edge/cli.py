@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from edge.batch_command import batch
+from edge.bench_command import bench
 from edge.chat_command import chat
 from edge.errors import EdgeError
 from edge.file_commands import convert, inspect, verify
@@ -27,7 +28,7 @@ app = typer.Typer(
     help="Turn Hugging Face checkpoints into quantized GGUF files and run them on your own hardware.",
 )
 
-for command in (convert, verify, inspect, run, chat, serve, bake, batch):
+for command in (convert, verify, inspect, run, chat, serve, bake, batch, bench):
     app.command()(command)
 app.command()(pull)
 app.command("list")(list_models)

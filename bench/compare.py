@@ -1,0 +1,147 @@
+"""An earlier run against this one: for each figure what changed, and how sure that is.
+
+A figure has changed if it did so by more than a threshold and the samples would hardly differ as much by chance: by the
+Mann-Whitney test for what was measured several times, by standard errors for what was computed over a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.machine import is_same_machine
+from bench.record import Metric, MetricKind, ModelRecord, Record
+from bench.spread import least_p, mann_whitney_p, ratio_interval, two_sided_p
+from edge.errors import EdgeError
+
+Verdict = Literal["better", "worse", "same", "unsure"]
+DEFAULT_THRESHOLD = 0.05
+_MOST_P = 0.05
+_MUST_MATCH = ("threads", "gpu_layers", "key_type", "value_type", "largest_streams")
+_NOT_JUDGED = frozenset({"structured_forced"})  # a property of the reply, not of its speed
+
+
+@dataclass(frozen=True)
+class Change:
+    """Of one figure of one model. The interval is that of the ratio of new to old, 95 times in 100."""
+
+    model: str
+    kind: MetricKind
+    old: float
+    new: float
+    interval: tuple[float, float]
+    p: float
+    verdict: Verdict
+
+    @property
+    def ratio(self) -> float:
+        return self.new / self.old if self.old else 1.0
+
+    @property
+    def confidence(self) -> float:
+        """That old and new differ at all."""
+        return 1 - self.p
+
+
+@dataclass(frozen=True)
+class Comparison:
+    changes: tuple[Change, ...]
+    threshold: float
+    notes: tuple[str, ...]
+
+    @property
+    def is_worse(self) -> bool:
+        return any(change.verdict == "worse" for change in self.changes)
+
+
+def compare_records(
+    new: Sequence[Record], old: Sequence[Record], source: Path, threshold: float = DEFAULT_THRESHOLD
+) -> Comparison:
+    """Each model of this run against the same one in a file. EdgeError if it is not there, or was run otherwise."""
+    changes: list[Change] = []
+    notes: list[str] = []
+    for record in new:
+        earlier = _find(record.model, old, source)
+        _check_settings(record.settings, earlier, source)
+        if not is_same_machine(dict(record.machine), dict(earlier.machine)):
+            notes.append(f"{source.name} was measured on another machine: {earlier.machine['cpu']['name']}.")
+        if record.machine["versions"] != earlier.machine["versions"]:
+            notes.append(f"Versions differ: {_differences(record, earlier)}.")
+        pairs = [(metric, earlier.metric(metric.kind.name)) for metric in record.metrics]
+        found = [_change(record.model.label, metric, before, threshold) for metric, before in pairs if before]
+        if not found:
+            raise EdgeError(
+                f"{source} has no figure of {record.model.label} that was measured now.",
+                hint="Give the same --pp, --tg and --parallel as in that run.",
+            )
+        changes += found
+    return Comparison(tuple(changes), threshold, tuple(dict.fromkeys(notes)))
+
+
+def check_comparable(
+    models: Sequence[ModelRecord], settings: Mapping[str, Any], old: Sequence[Record], source: Path
+) -> None:
+    """EdgeError if a file has no results of one of these models, or was measured in another way."""
+    for model in models:
+        _check_settings(settings, _find(model, old, source), source)
+
+
+def _find(model: ModelRecord, old: Sequence[Record], source: Path) -> Record:
+    matching = [each for each in old if each.model.is_same_as(model)]
+    if matching:
+        return matching[-1]
+    there = ", ".join(dict.fromkeys(each.model.label for each in old))
+    raise EdgeError(
+        f"{source} has results of {there}, not of {model.label}.",
+        hint="Compare with a run of the same model and quantization.",
+    )
+
+
+def _check_settings(settings: Mapping[str, Any], earlier: Record, source: Path) -> None:
+    for name in _MUST_MATCH:
+        new, old = settings.get(name), earlier.settings.get(name)
+        if new != old:
+            raise EdgeError(
+                f"{source} was measured with {name} = {old}, this run with {new}.",
+                hint="Measure both in the same way.",
+            )
+
+
+def _differences(record: Record, earlier: Record) -> str:
+    old, new = earlier.machine["versions"], record.machine["versions"]
+    return ", ".join(
+        f"{name} {old.get(name, 'none')} -> {new.get(name, 'none')}"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    )
+
+
+def _change(model: str, metric: Metric, before: Metric, threshold: float) -> Change:
+    p, can_tell, interval = _test(metric, before)
+    new, old = metric.value, before.value
+    relative = new / old - 1 if old else 0.0
+    return Change(model, metric.kind, old, new, interval, p, _verdict(metric.kind, relative, p, can_tell, threshold))
+
+
+def _test(metric: Metric, before: Metric) -> tuple[float, bool, tuple[float, float]]:
+    """The chance of such a difference, whether a small one could come out at all, and the interval of the ratio."""
+    if metric.standard_error is not None and before.standard_error is not None:
+        error = (metric.standard_error**2 + before.standard_error**2) ** 0.5
+        half = 1.96 * error / before.value if before.value else 0.0
+        ratio = metric.value / before.value if before.value else 1.0
+        return two_sided_p(metric.value - before.value, error), True, (ratio - half, ratio + half)
+    can_tell = least_p(len(metric.samples), len(before.samples)) <= _MOST_P
+    if not all(before.samples):
+        return 1.0, can_tell, (1.0, 1.0)
+    p = mann_whitney_p(metric.samples, before.samples)
+    return p, can_tell, ratio_interval(metric.samples, before.samples)
+
+
+def _verdict(kind: MetricKind, relative: float, p: float, can_tell: bool, threshold: float) -> Verdict:
+    if kind.name in _NOT_JUDGED or abs(relative) <= threshold:
+        return "same"
+    if p > _MOST_P:
+        return "same" if can_tell else "unsure"
+    return "better" if (relative > 0) == (kind.better == "higher") else "worse"

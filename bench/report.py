@@ -1,0 +1,172 @@
+"""Figures of the bench for people: how each is written, and the tables of a run and of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from bench.compare import Change, Comparison
+from bench.record import Metric, MetricKind, Record, Unit
+from edge.quantities import size_text
+from edge.tables import cell, section, table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_STYLES = {"better": "green", "worse": "bold red", "same": "", "unsure": "yellow"}
+
+
+def figure_text(value: float, unit: Unit) -> str:
+    """A figure with its unit, to as many digits as mean something."""
+    if unit == "bytes":
+        return size_text(round(value))
+    if unit == "%":
+        return f"{value:.1f} %"
+    if unit == "x":
+        return f"{value:.3f}x"
+    return f"{significant(value)} {unit}".rstrip()
+
+
+def significant(value: float) -> str:
+    """Three digits or more, never an exponent."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    if abs(value) >= 0.1:
+        return f"{value:.3f}"
+    return f"{value:.5f}"
+
+
+def spread_text(metric: Metric) -> str:
+    """Standard error where there is one, else quartiles; nothing for a single sample."""
+    if metric.standard_error is not None:
+        return f"± {figure_text(metric.standard_error, metric.kind.unit)}"
+    if len(metric.samples) < 2:
+        return ""
+    low, high = metric.summary.quartiles
+    return f"{figure_text(low, metric.kind.unit)} - {figure_text(high, metric.kind.unit)}"
+
+
+def kinds_of(records: Sequence[Record]) -> list[MetricKind]:
+    """All figures that any of the records has, in their order."""
+    return list({metric.kind.name: metric.kind for record in records for metric in record.metrics}.values())
+
+
+def best_of(records: Sequence[Record], kind: MetricKind) -> int | None:
+    """The record with the best figure, where there are several with it."""
+    values = [(record.value(kind.name), place) for place, record in enumerate(records)]
+    known = [(value, place) for value, place in values if value is not None]
+    if len(known) < 2:
+        return None
+    return (max(known) if kind.better == "higher" else min(known))[1]
+
+
+def run_tables(records: Sequence[Record]) -> list[RenderableType]:
+    """Of one model with spreads; of several side by side, the best of each line marked."""
+    shown: list[RenderableType] = [_side_by_side(records)] if len(records) > 1 else [_single(records[0])]
+    shown.append(section("Measured with", conditions(records[0])))
+    notes = dict.fromkeys(note for record in records for note in record.notes)
+    if notes:
+        shown.append(section("Notes", [("", note) for note in notes]))
+    return shown
+
+
+def conditions(record: Record) -> list[tuple[str, str]]:
+    """Machine, versions and settings that the figures belong to."""
+    machine, settings = record.machine, record.settings
+    rows = [
+        ("processor", f"{machine['cpu']['name']}, {machine['cores']['physical']} cores, {machine['system']}"),
+        ("memory", size_text(machine["ram"]["total_bytes"])),
+    ]
+    if machine["gpus"]:
+        rows.append(("graphics", ", ".join(gpu["name"] for gpu in machine["gpus"])))
+    if record.ceiling:
+        bandwidth = record.ceiling["bandwidth"]
+        kinds = ", ".join(f"{kind} {bandwidth[kind] / 1e9:.1f}" for kind in ("read", "copy", "triad"))
+        rows.append(("bandwidth", f"{kinds} GB/s with {bandwidth['threads']} threads"))
+    meter = settings["energy_meter"] or "no meter"
+    throttling = "noticed" if settings["notices_throttling"] else "cannot be noticed here"
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    return [
+        *rows,
+        (
+            "settings",
+            f"{settings['threads']} threads, {settings['rounds']} rounds, keys {settings['key_type']}, values"
+            f" {settings['value_type']}",
+        ),
+        ("energy", meter),
+        ("throttling", throttling),
+        ("load before", str(machine["load_average"])),
+        ("versions", versions),
+    ]
+
+
+def comparison_tables(comparison: Comparison) -> list[RenderableType]:
+    """What changed since an earlier run."""
+    shown = table(
+        f"Against the earlier run: changes above {comparison.threshold:.0%}",
+        ("", "left"),
+        ("before", "right"),
+        ("now", "right"),
+        ("ratio", "right"),
+        ("interval", "right"),
+        ("confidence", "right"),
+        ("", "left"),
+    )
+    models = dict.fromkeys(change.model for change in comparison.changes)
+    for model in models:
+        if len(models) > 1:
+            shown.add_row(cell(model, "bold"))
+        for change in comparison.changes:
+            if change.model == model:
+                shown.add_row(*map(cell, _change_texts(change)), cell(change.verdict, _STYLES[change.verdict]))
+    notes = section("Notes", [("", note) for note in comparison.notes])
+    return [shown, notes] if comparison.notes else [shown]
+
+
+def _change_texts(change: Change) -> tuple[str, ...]:
+    low, high = change.interval
+    unit = change.kind.unit
+    return (
+        change.kind.title,
+        figure_text(change.old, unit),
+        figure_text(change.new, unit),
+        f"{change.ratio:.3f}x",
+        f"{low:.3f} - {high:.3f}",
+        f"{change.confidence:.1%}",
+    )
+
+
+def _single(record: Record) -> RenderableType:
+    shown = table(
+        f"{record.model.label}, {size_text(record.model.file_bytes)}",
+        ("", "left"),
+        ("median", "right"),
+        ("spread", "right"),
+    )
+    for metric in record.metrics:
+        texts = (metric.kind.title, figure_text(metric.value, metric.kind.unit), spread_text(metric))
+        shown.add_row(*map(cell, texts))
+    return shown
+
+
+def _side_by_side(records: Sequence[Record]) -> RenderableType:
+    columns: list[tuple[str, Literal["left", "right"]]] = [(label, "right") for label in short_labels(records)]
+    shown = table("Side by side", ("", "left"), *columns)
+    shown.add_row(cell("file"), *(cell(size_text(record.model.file_bytes)) for record in records))
+    for kind in kinds_of(records):
+        best = best_of(records, kind)
+        values = [record.value(kind.name) for record in records]
+        texts = ["" if value is None else figure_text(value, kind.unit) for value in values]
+        cells = [cell(text, "green" if place == best else "") for place, text in enumerate(texts)]
+        shown.add_row(cell(kind.title), *cells)
+    return shown
+
+
+def short_labels(records: Sequence[Record]) -> list[str]:
+    """Quantizations where they tell models apart, else names."""
+    quantizations = [record.model.quantization for record in records]
+    if len(set(quantizations)) == len(records) and len({record.model.parameters for record in records}) == 1:
+        return quantizations
+    return [record.model.name for record in records]

@@ -1,0 +1,333 @@
+"""The whole of `edge bench`: several models measured in turn, and what was found of each as a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.cases import BenchSettings, Subject, first_token_prompt, metric_kinds, opened
+from bench.ceiling import Bandwidth, ceiling, measure_bandwidth, weight_bytes_per_token
+from bench.energy import find_energy_meter
+from bench.fresh_start import FreshSettings, FreshStart, measure_fresh_start
+from bench.machine import machine_record
+from bench.measure import Guard, Sample, measure_in_turn
+from bench.quality import Compared, Estimate, Quality, measure_quality
+from bench.record import Metric, MetricKind, ModelRecord, Record
+from edge.description import describe
+from edge.devices import read_ram
+from edge.gguf_file import read_gguf
+from edge.llama import system
+from edge.llama.model import Model
+from edge.llama.model_description import model_description
+
+OWN_TEXT = Path(__file__).parent / "texts" / "held_out.txt"
+"""What quality is measured on when nobody gives a text."""
+_OPEN_SHARE_OF_RAM = 0.6
+"""Of free memory, that all models together may take to be open at the same time."""
+_PROGRESS_CHUNKS = 8
+
+
+@dataclass(frozen=True)
+class QualityPlan:
+    """On which text, against which file, and over how many chunks of it."""
+
+    text: Path
+    reference: Path | None = None
+    chunks: int | None = None
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    models: tuple[Path, ...]
+    settings: BenchSettings
+    quality: QualityPlan | None = None
+
+
+@dataclass
+class _Found:
+    """What is gathered about one model on the way to its record."""
+
+    path: Path
+    model: ModelRecord | None = None
+    metrics: list[Metric] = field(default_factory=list)
+    quality_metrics: list[Metric] = field(default_factory=list)
+    gaps_seconds: dict[str, list[float]] = field(default_factory=dict)
+    memory: dict[str, Any] | None = None
+    ceiling: dict[str, Any] | None = None
+    quality: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def run_bench(plan: BenchPlan, guard: Guard | None = None, say: Callable[[str], None] = lambda _: None) -> list[Record]:
+    """Measure everything: first the ceiling, then fresh starts, quality and speeds. A record for each model."""
+    started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    machine = machine_record()
+    guard = guard or Guard(find_energy_meter())
+    say("Measuring the memory's bandwidth")
+    bandwidth = measure_bandwidth(plan.settings.threads, available_bytes=read_ram().available_bytes)
+    found = [_Found(path) for path in plan.models]
+    for each in found:
+        _start_fresh(each, plan.settings, say)
+    if plan.quality:
+        _measure_quality(found, plan.settings, plan.quality, say)  # first: what is wrong with its input shows here
+    for group in _groups(found):
+        _measure_speeds(group, plan.settings, bandwidth, guard, say)
+    settings = _settings_document(plan, guard)
+    return [_record(each, started, settings, machine) for each in found]
+
+
+def _record(found: _Found, started: str, settings: Mapping[str, Any], machine: Mapping[str, Any]) -> Record:
+    assert found.model is not None, f"{found.path} was not opened"
+    return Record(
+        model=found.model,
+        started=started,
+        settings=settings,
+        machine=machine,
+        metrics=(*found.metrics, *found.quality_metrics),
+        ceiling=found.ceiling,
+        gaps_seconds=found.gaps_seconds,
+        memory=found.memory,
+        quality=tuple(found.quality),
+        notes=tuple(found.notes),
+    )
+
+
+def _settings_document(plan: BenchPlan, guard: Guard) -> dict[str, Any]:
+    backends = sorted({device.name.rstrip("0123456789") for device in system.devices() if device.is_gpu})
+    return {
+        **plan.settings.document,
+        "backends": ",".join(backends) or "CPU",
+        "energy_meter": guard.meter.name if guard.meter else None,
+        "notices_throttling": guard.read_state().is_known,
+        "speculation": "off",
+    }
+
+
+# Fresh processes
+
+
+def _start_fresh(found: _Found, settings: BenchSettings, say: Callable[[str], None]) -> None:
+    """Starts with the file forgotten by the system and with it in memory, in turn."""
+    fresh = FreshSettings(
+        settings.prompt_tokens,
+        settings.generated_tokens,
+        settings.threads,
+        settings.gpu_layers,
+        settings.key_type,
+        settings.value_type,
+    )
+    starts = []
+    for number in range(settings.fresh_starts):
+        say(f"{found.path.name}: fresh start {number + 1} of {settings.fresh_starts}")
+        starts += [measure_fresh_start(found.path, fresh, from_memory=is_warm) for is_warm in (False, True)]
+    found.metrics += fresh_metrics(starts)
+    if starts:
+        last = starts[-1]
+        found.memory = {"timeline": [list(point) for point in last.timeline], "phases": [list(p) for p in last.phases]}
+
+
+def fresh_metrics(starts: Sequence[FreshStart]) -> list[Metric]:
+    """Times and memory of fresh processes."""
+    cold = [start for start in starts if not start.was_in_memory]
+    warm = [start for start in starts if start.was_in_memory]
+    rows: list[tuple[MetricKind, list[float]]] = [
+        (
+            MetricKind("cold_start", "first token of a fresh process, file from disk", "s", "lower"),
+            [start.first_token_seconds for start in cold],
+        ),
+        (
+            MetricKind("warm_start", "first token of a fresh process, file in memory", "s", "lower"),
+            [start.first_token_seconds for start in warm],
+        ),
+        (MetricKind("load", "loading, file in memory", "s", "lower"), [start.load_seconds for start in warm]),
+        (
+            MetricKind("peak_rss", "peak memory of the process", "bytes", "lower"),
+            [float(start.peak_rss_bytes) for start in starts],
+        ),
+        (
+            MetricKind("vram", "memory of graphics cards", "bytes", "lower"),
+            [float(start.vram_bytes) for start in starts if start.vram_bytes],
+        ),
+    ]
+    return [Metric(kind, tuple(samples)) for kind, samples in rows if samples]
+
+
+# Speeds
+
+
+def _groups(found: Sequence[_Found]) -> Iterator[list[_Found]]:
+    """Models that are open at the same time: all, if they fit into memory, else one after the other."""
+    total = sum(read_gguf(each.path).file_bytes for each in found)
+    if total <= _OPEN_SHARE_OF_RAM * read_ram().available_bytes:
+        yield list(found)
+        return
+    for each in found:
+        each.notes.append("Models were measured one after the other: they do not fit into memory together.")
+        yield [each]
+
+
+def _measure_speeds(
+    group: Sequence[_Found], settings: BenchSettings, bandwidth: Bandwidth, guard: Guard, say: Callable[[str], None]
+) -> None:
+    with ExitStack() as stack:
+        subjects = []
+        for each in group:
+            say(f"Opening {each.path.name}")
+            subjects.append(stack.enter_context(opened(each.path, settings)))
+        cases = [case for subject in subjects for case in subject.cases]
+        samples = measure_in_turn(
+            cases,
+            settings.rounds,
+            guard,
+            lambda number: say(f"Round {number} of {settings.rounds}" if number else "Warming up"),
+        )
+        remaining = iter(samples)
+        for each, subject in zip(group, subjects, strict=True):
+            own = [next(remaining) for _ in subject.cases]
+            each.model = model_record(subject.path, subject.engine.model)
+            _take_speeds(each, subject, own, settings)
+            _take_ceiling(each, subject, settings, bandwidth)
+
+
+def _take_speeds(found: _Found, subject: Subject, samples: Sequence[Sequence[Sample]], settings: BenchSettings) -> None:
+    names = [case.name for case in subject.cases]
+    by_case = dict(zip(names, samples, strict=True))
+    found.metrics += speed_metrics(by_case, metric_kinds(settings, _first_token_prompt(subject, settings)))
+    for streams in settings.streams:
+        taken = by_case[f"streams{streams}"]
+        found.gaps_seconds[str(streams)] = [round(gap, 6) for each in taken for gap in each.observation.gaps_seconds]
+    found.notes += throttling_notes(by_case)
+
+
+def _first_token_prompt(subject: Subject, settings: BenchSettings) -> int:
+    return first_token_prompt(settings, subject.engine.context_tokens)
+
+
+def speed_metrics(by_case: Mapping[str, Sequence[Sample]], kinds: Sequence[MetricKind]) -> list[Metric]:
+    """Each figure with its samples, and for each case that was metered the energy of a token."""
+    values: dict[str, list[float]] = {}
+    for samples in by_case.values():
+        for sample in samples:
+            for name, value in sample.observation.values.items():
+                values.setdefault(name, []).append(value)
+    metrics = []
+    for kind in kinds:
+        if kind.name in values:
+            metrics.append(Metric(kind, tuple(values[kind.name])))
+        energies = [
+            sample.joules / sample.observation.tokens
+            for sample in by_case.get(kind.name, ())
+            if sample.joules is not None and sample.observation.tokens
+        ]
+        if energies:
+            energy = MetricKind(f"{kind.name}_energy", f"{kind.title}, energy", "J/tok", "lower")
+            metrics.append(Metric(energy, tuple(energies)))
+    return metrics
+
+
+def throttling_notes(by_case: Mapping[str, Sequence[Sample]]) -> list[str]:
+    """What a reader has to know where the machine slowed itself down."""
+    again = sum(sample.attempts - 1 for samples in by_case.values() for sample in samples)
+    slow = {name for name, samples in by_case.items() if any(sample.is_throttled for sample in samples)}
+    notes = []
+    if again:
+        notes.append(f"The machine slowed itself down; {again} samples were measured again.")
+    if slow:
+        notes.append(f"The machine slowed itself down every time in: {', '.join(sorted(slow))}.")
+    return notes
+
+
+def _take_ceiling(found: _Found, subject: Subject, settings: BenchSettings, bandwidth: Bandwidth) -> None:
+    """What the bandwidth allows, and the share of it that decoding reaches. Of layers on a card it says nothing."""
+    if system.supports_gpu_offload() and settings.gpu_layers != 0:
+        found.notes.append("Layers are on a graphics card, whose bandwidth is not measured: there is no ceiling.")
+        return
+    generated = settings.generated_tokens
+    cache_bytes = subject.decode_steps.bytes_per_token(generated) * (generated + 1) / 2
+    limit = ceiling(bandwidth, weight_bytes_per_token(read_gguf(found.path)), round(cache_bytes))
+    found.ceiling = {"bandwidth": asdict(bandwidth), **asdict(limit)}
+    decode = next(metric for metric in found.metrics if metric.kind.name == f"tg{generated}")
+    kind = MetricKind("ceiling_share", "decode, share of what memory allows", "%", "higher")
+    found.metrics.append(Metric(kind, tuple(100 * rate / limit.tokens_per_second for rate in decode.samples)))
+    if not limit.weights_exceed_cache:
+        found.notes.append("The weights fit into the last cache: decoding may be faster than memory allows.")
+    if not bandwidth.exceeds_cache:
+        found.notes.append("Memory is too small to measure its bandwidth beyond the cache: the ceiling is too high.")
+
+
+def model_record(path: Path, model: Model | None = None) -> ModelRecord:
+    """What is known of a file; once it is open, as llama.cpp describes it, too."""
+    file = read_gguf(path)
+    description = describe(file)
+    return ModelRecord(
+        name=path.stem,
+        path=str(path),
+        architecture=file.architecture,
+        quantization=description.quantization or "?",
+        parameters=description.parameters,
+        file_bytes=file.file_bytes,
+        description=model_description(model) if model else "",
+    )
+
+
+# Quality
+
+
+def _measure_quality(
+    found: Sequence[_Found], settings: BenchSettings, plan: QualityPlan, say: Callable[[str], None]
+) -> None:
+    """Against the reference, if there is one; and where keys and values are quantized, against the same model's F16."""
+    has_other_cache = (settings.key_type, settings.value_type) != ("F16", "F16")
+
+    def measured(reference: Compared | None, others: Sequence[Compared]) -> list[Quality | Estimate]:
+        return measure_quality(
+            reference,
+            others,
+            plan.text,
+            threads=settings.threads,
+            chunks=plan.chunks,
+            progress=lambda number: None if number % _PROGRESS_CHUNKS else say(f"Quality: chunk {number + 1}"),
+        )
+
+    for group in _groups([each for each in found if each.path != plan.reference]):
+        sides = [Compared(each.path, settings.key_type, settings.value_type) for each in group]
+        reference = Compared(plan.reference) if plan.reference else None
+        for each, quality in zip(group, measured(reference, sides), strict=True):
+            _take_quality(each, quality, "")
+    if has_other_cache:
+        for each in found:
+            side = Compared(each.path, settings.key_type, settings.value_type)
+            _take_quality(each, measured(Compared(each.path), [side])[0], "cache_")
+
+
+def _take_quality(found: _Found, quality: Quality | Estimate, prefix: str) -> None:
+    found.quality_metrics += quality_metrics(quality, prefix)
+    if isinstance(quality, Quality):
+        against = "the same model with F16 keys and values" if prefix else quality.reference
+        found.quality.append({**asdict(quality), "reference": against})
+
+
+def quality_metrics(quality: Quality | Estimate, prefix: str = "") -> list[Metric]:
+    """The figures that are compared and shown, each with its standard error."""
+    ending = ", cache types against F16" if prefix else ""
+
+    def metric(kind: MetricKind, estimate: Estimate, scale: float = 1.0) -> Metric:
+        return Metric(kind, (scale * estimate.value,), scale * estimate.error)
+
+    if isinstance(quality, Estimate):
+        return [metric(MetricKind("perplexity", "perplexity", "", "lower"), quality)]
+    rows = [
+        metric(MetricKind(f"{prefix}divergence", f"KL divergence{ending}", "nats", "lower"), quality.divergence),
+        metric(MetricKind(f"{prefix}same_top", f"same likeliest token{ending}", "%", "higher"), quality.same_top, 100),
+        metric(
+            MetricKind(f"{prefix}perplexity_ratio", f"perplexity against the reference's{ending}", "x", "lower"),
+            quality.perplexity_ratio,
+        ),
+    ]
+    if not prefix:
+        rows.insert(0, metric(MetricKind("perplexity", "perplexity", "", "lower"), quality.perplexity))
+    return rows

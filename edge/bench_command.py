@@ -1,0 +1,166 @@
+"""The command `edge bench`. Everything heavy is imported inside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from edge.errors import EdgeError
+from edge.model_commands import Quantization, Threads
+from edge.results import Json
+
+if TYPE_CHECKING:
+    from bench.compare import Comparison
+    from bench.record import Record
+    from bench.suite import QualityPlan
+
+OutputFormat = Literal["table", "llama-bench"]
+CacheType = Literal["F16", "Q8_0", "Q4_0"]
+
+
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="As for run. Several are measured in turn, and shown side by side."),
+    ],
+    pp: Annotated[int, typer.Option("--pp", metavar="N", help="Prompt tokens of a prefill.")] = 512,
+    tg: Annotated[int, typer.Option("--tg", metavar="N", help="Tokens that are generated.")] = 128,
+    parallel: Annotated[
+        str, typer.Option("--parallel", metavar="N[,N...]", help="Requests at the same time, each measured.")
+    ] = "1,4,8",
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="Figures are medians of so many.")] = 5,
+    fresh_starts: Annotated[
+        int, typer.Option("--fresh-starts", metavar="N", min=0, help="Fresh processes, from disk and from memory.")
+    ] = 3,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            "--quality",
+            metavar="TEXT",
+            help="Perplexity over a text file, or over the text that comes with edge: default.",
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="MODEL", help="Measure the KL divergence from this one, over the text."),
+    ] = None,
+    chunks: Annotated[
+        int | None, typer.Option("--chunks", metavar="N", min=1, help="Of 512 tokens of the text; default: all.")
+    ] = None,
+    key_type: Annotated[CacheType, typer.Option("--cache-type-k", help="Type of cached keys.")] = "F16",
+    value_type: Annotated[CacheType, typer.Option("--cache-type-v", help="Type of cached values.")] = "F16",
+    gpu_layers: Annotated[int, typer.Option("--gpu-layers", metavar="N", help="Layers to offload; -1: all.")] = -1,
+    threads: Threads = None,
+    quant: Quantization = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option("--compare", metavar="FILE", help="Judge against an earlier --out; exit code 1 if it got worse."),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option("--threshold", metavar="SHARE", min=0, help="Changes up to this share are none.")
+    ] = 0.05,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write all samples there as JSONL.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a report with plots there.")
+    ] = None,
+    output_format: Annotated[
+        OutputFormat, typer.Option("--format", help="llama-bench: the JSON that its compare script reads.")
+    ] = "table",
+    as_json: Json = False,
+) -> None:
+    """Measure speed, latency, memory and quality, against what the memory's bandwidth allows."""
+    from bench.cases import BenchSettings
+    from bench.compare import check_comparable, compare_records
+    from bench.record import read_records, record_line
+    from bench.suite import BenchPlan, model_record, run_bench
+    from edge.devices import physical_cores
+    from edge.terminal import note
+
+    settings = BenchSettings(
+        prompt_tokens=pp,
+        generated_tokens=tg,
+        streams=_streams(parallel),
+        rounds=rounds,
+        threads=threads or physical_cores(),
+        gpu_layers=gpu_layers,
+        key_type=key_type,
+        value_type=value_type,
+        fresh_starts=fresh_starts,
+    )
+    earlier = read_records(compare) if compare else []
+    _check_can_be_written(out, html)
+    paths = tuple(_resolve(model, quant) for model in models)
+    if compare:
+        check_comparable([model_record(path) for path in paths], settings.document, earlier, compare)
+    plan = BenchPlan(paths, settings, _quality_plan(quality, reference, chunks))
+    records = run_bench(plan, say=note)
+    if out:
+        out.write_text("".join(f"{record_line(record)}\n" for record in records), encoding="utf-8")
+    comparison = compare_records(records, earlier, compare, threshold) if compare else None
+    if html:
+        from bench.html_report import html_report
+
+        html.write_text(html_report(records, comparison), encoding="utf-8")
+    _print(records, comparison, output_format, as_json)
+    if comparison and comparison.is_worse:
+        raise typer.Exit(1)
+
+
+def _streams(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(word) for word in text.split(",")}))
+    except ValueError as error:
+        raise EdgeError(f"--parallel is {text!r}.", hint="Give numbers with commas between them: 1,4,8") from error
+
+
+def _resolve(model: str, quantization: str | None) -> Path:
+    from edge.gguf_file import read_gguf
+    from edge.models import resolve
+    from edge.terminal import byte_progress
+
+    with byte_progress("Converting") as progress:
+        return read_gguf(resolve(model, quantization=quantization, progress=progress)).path
+
+
+def _quality_plan(text: str | None, reference: str | None, chunks: int | None) -> QualityPlan | None:
+    """What is asked for; with a reference and no text, the text that comes with edge."""
+    from bench.suite import OWN_TEXT, QualityPlan
+
+    if text is None and reference is None:
+        if chunks is not None:
+            raise EdgeError("--chunks is given, but no text to cut.", hint="Give a text with --quality.")
+        return None
+    path = OWN_TEXT if text in (None, "default") else Path(str(text))
+    if not path.is_file():
+        raise EdgeError(f"There is no text {path}.", hint="Give a text file with --quality, or: --quality default")
+    return QualityPlan(path, _resolve(reference, None) if reference else None, chunks)
+
+
+def _check_can_be_written(*paths: Path | None) -> None:
+    """EdgeError before anything is measured that could not be kept."""
+    for path in paths:
+        if path and (path.is_dir() or not path.parent.is_dir()):
+            raise EdgeError(f"{path} cannot be written.", hint="Give a file in a folder that exists.")
+
+
+def _print(records: list[Record], comparison: Comparison | None, output_format: OutputFormat, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from bench.llama_bench_format import llama_bench_documents
+    from bench.record import record_document
+    from bench.report import comparison_tables, run_tables
+    from edge.results import print_result
+
+    if output_format == "llama-bench":
+        documents = [document for record in records for document in llama_bench_documents(record)]
+        print(json.dumps(documents, ensure_ascii=False, indent=2))
+        return
+    document = {
+        "records": [record_document(record) for record in records],
+        "comparison": asdict(comparison) if comparison else None,
+    }
+    tables = [*run_tables(records), *(comparison_tables(comparison) if comparison else [])]
+    print_result(document, tables, as_json)
