@@ -49,6 +49,12 @@ def create_app(pool: ModelPool, settings: ServerSettings) -> FastAPI:
         summary="Language models on hardware you own, behind the protocols that programs know.",
         docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "auto_configure": False,
+        },  # nobody is told a thing
         lifespan=running,
     )
     app.state.metrics, app.state.doors, app.state.is_loaded = metrics, doors, asyncio.Event()
