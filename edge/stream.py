@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import queue
+import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 from edge.errors import EdgeError
@@ -18,7 +19,10 @@ class Stream:
     """
 
     def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
-        self._deliveries: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        self._deliveries: deque[Delivery] = deque()
+        self._is_complete = False
+        """Whether the last delivery is there."""
+        self._bell = _Bell()
         self._is_cancelled = False
         self._on_cancel = on_cancel
         self._on_delivery: Callable[[], None] | None = None
@@ -27,7 +31,8 @@ class Stream:
     def __iter__(self) -> Iterator[Event]:
         try:
             while not self._is_finished:
-                yield self._accept(self._deliveries.get())
+                self._bell.wait(lambda: bool(self._deliveries))
+                yield self._accept(self._deliveries.popleft())
         finally:
             self.cancel()
 
@@ -45,12 +50,10 @@ class Stream:
         try:
             while not self._is_finished:
                 arrived.clear()
-                try:
-                    delivery = self._deliveries.get_nowait()
-                except queue.Empty:
-                    await arrived.wait()
+                if self._deliveries:
+                    yield self._accept(self._deliveries.popleft())
                 else:
-                    yield self._accept(delivery)
+                    await arrived.wait()
         finally:
             self._on_delivery = None
             self.cancel()
@@ -61,6 +64,8 @@ class Stream:
 
     def result(self) -> Completion:
         """Wait for the end. EdgeError if the engine had to give the request up."""
+        with self._cancelling():
+            self._bell.wait(lambda: self._is_complete)  # once, and not for each token
         return completion_of(self)
 
     def cancel(self) -> None:
@@ -75,7 +80,10 @@ class Stream:
 
     def deliver(self, delivery: Delivery) -> None:
         """For the engine: hand an event over. Called from its thread."""
-        self._deliveries.put(delivery)
+        self._deliveries.append(delivery)
+        if not isinstance(delivery, TokenEvent):
+            self._is_complete = True
+        self._bell.ring()
         notify = self._on_delivery
         if notify:
             notify()
@@ -91,9 +99,18 @@ class Stream:
     def take(self) -> list[Delivery]:
         """What was delivered and not consumed yet, without waiting."""
         taken: list[Delivery] = []
-        while not self._deliveries.empty():
-            taken.append(self._deliveries.get())
+        while self._deliveries:
+            taken.append(self._deliveries.popleft())
         return taken
+
+    @contextlib.contextmanager
+    def _cancelling(self) -> Iterator[None]:
+        """Whatever ends the block early cancels the request."""
+        try:
+            yield
+        except BaseException:
+            self.cancel()
+            raise
 
     def _accept(self, delivery: Delivery) -> Event:
         if isinstance(delivery, FailureEvent):
@@ -102,6 +119,32 @@ class Stream:
         if isinstance(delivery, FinishEvent):
             self._is_finished = True
         return delivery
+
+
+class _Bell:
+    """Wakes one thread, only when what it waits for has come: waking costs more than handing over a token."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._has_come: Callable[[], bool] | None = None
+
+    def wait(self, has_come: Callable[[], bool]) -> None:
+        """Return when this is true."""
+        while not has_come():
+            self._has_come = has_come
+            if has_come():  # between the question and the wish to be woken
+                break
+            self._lock.acquire()
+        self._has_come = None
+
+    def ring(self) -> None:
+        """Something has come. For the one thread that brings it."""
+        has_come = self._has_come
+        if has_come and has_come():
+            self._has_come = None
+            if self._lock.locked():
+                self._lock.release()
 
 
 def texts_of(events: Iterable[Event]) -> Iterator[str]:
