@@ -16,6 +16,7 @@ from edge.chat_command import chat
 from edge.errors import EdgeError
 from edge.file_commands import convert, inspect, verify
 from edge.model_commands import bake, run
+from edge.plan_command import plan
 from edge.results import Json, print_result
 from edge.serve_command import serve
 from edge.store_commands import list_models, pull, rm
@@ -28,7 +29,7 @@ app = typer.Typer(
     help="Turn Hugging Face checkpoints into quantized GGUF files and run them on your own hardware.",
 )
 
-for command in (convert, verify, inspect, run, chat, serve, bake, batch, bench):
+for command in (convert, verify, inspect, run, chat, serve, bake, batch, bench, plan):
     app.command()(command)
 app.command()(pull)
 app.command("list")(list_models)

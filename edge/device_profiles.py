@@ -1,8 +1,9 @@
 """What a device has for a model: memory that is free for it and how fast it is read, by name or as this machine has it.
 
-Profiles are in device_profiles.json. `bandwidth` is what the maker states, a second; `reserved` is what is taken by the
+Profiles are in device_profiles.json. `bandwidth` is what the maker states, a second. `reserved` is what is taken by the
 system, the screen and other programs, and on a graphics card by the compute driver for each process (some 300 MB for
-CUDA). Those are assumptions for a usual machine; `this` and `--vram`/`--ram` replace them by what is really free.
+CUDA); `operations` is what llama.cpp reaches a second when it reads prompts, from published speeds. Both are
+assumptions for a usual machine: `this`, `--vram` and `--ram` say what is really free.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ THIS = "this"
 DEFAULT_RAM_BANDWIDTH = 40_000_000_000
 """Bytes a second of two channels of DDR4 or DDR5, where nothing is said."""
 DEFAULT_GPU_BANDWIDTH = 360_000_000_000
+DEFAULT_GPU_OPERATIONS = 20e12
+OPERATIONS_PER_CORE = 30e9
+_DESCRIBED_CORES = 8
 _GPU_RESERVE_BYTES = 300_000_000
 _MEASURED_BYTES = 64 << 20
 _MEASUREMENTS = 3
@@ -39,6 +43,8 @@ class MemoryPool:
     free_bytes: int
     bandwidth: float
     """Bytes that it gives in a second."""
+    operations: float
+    """Multiplications and additions a second of what computes on it, with quantized weights."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +86,13 @@ def described_device(*, vram: str | None, ram: str | None, bandwidth: str | None
     rate = parse_bandwidth(bandwidth) if bandwidth else None
     ram_bytes = parse_size(ram) if ram else parse_size(vram or "0")
     gpu_bytes = parse_size(vram) if vram else 0
-    gpu = MemoryPool(gpu_bytes, gpu_bytes, rate or DEFAULT_GPU_BANDWIDTH) if gpu_bytes else None
+    gpu = MemoryPool(gpu_bytes, gpu_bytes, rate or DEFAULT_GPU_BANDWIDTH, DEFAULT_GPU_OPERATIONS) if gpu_bytes else None
     ram_rate = DEFAULT_RAM_BANDWIDTH if gpu or rate is None else rate
     parts = [f"{vram} of graphics memory" if vram else "", f"{ram} of main memory" if ram else ""]
     return Device(
         name="described",
         description=" and ".join(part for part in parts if part),
-        ram=MemoryPool(ram_bytes, ram_bytes, ram_rate),
+        ram=MemoryPool(ram_bytes, ram_bytes, ram_rate, _DESCRIBED_CORES * OPERATIONS_PER_CORE),
         gpu=gpu,
     )
 
@@ -104,7 +110,7 @@ def this_device(machine: Machine | None = None, *, measures_bandwidth: bool = Tr
     return Device(
         name=THIS,
         description=machine.cpu.name,
-        ram=_pool_of(machine.ram, bandwidth),
+        ram=_pool_of(machine.ram, bandwidth, machine.cores.usable * OPERATIONS_PER_CORE),
         gpu=_graphics_memory() if has_driver else None,
         repacked_types=repacked_types(machine.cpu.simd),
         swap_bytes=machine.ram.swap_free_bytes,
@@ -115,9 +121,9 @@ def without_gpu(device: Device) -> Device:
     return replace(device, gpu=None)
 
 
-def _pool_of(ram: Ram, bandwidth: float) -> MemoryPool:
+def _pool_of(ram: Ram, bandwidth: float, operations: float) -> MemoryPool:
     total = ram.total_bytes if ram.limit_bytes is None else min(ram.total_bytes, ram.limit_bytes)
-    return MemoryPool(total, ram.available_bytes, bandwidth)
+    return MemoryPool(total, ram.available_bytes, bandwidth, operations)
 
 
 def _graphics_memory() -> MemoryPool | None:
@@ -129,7 +135,7 @@ def _graphics_memory() -> MemoryPool | None:
         return None
     best = max(cards, key=lambda card: card.free_bytes)
     free = max(0, best.free_bytes - _GPU_RESERVE_BYTES)
-    return MemoryPool(best.total_bytes, free, DEFAULT_GPU_BANDWIDTH)
+    return MemoryPool(best.total_bytes, free, DEFAULT_GPU_BANDWIDTH, DEFAULT_GPU_OPERATIONS)
 
 
 def repacked_types(simd: Collection[str]) -> frozenset[str]:
@@ -164,9 +170,14 @@ def _of_profile(name: str, profile: Mapping[str, Any]) -> Device:
     )
 
 
-def _pool(sizes: Mapping[str, str]) -> MemoryPool:
+def _pool(sizes: Mapping[str, Any]) -> MemoryPool:
     total = parse_size(sizes["total"])
-    return MemoryPool(total, total - parse_size(sizes["reserved"]), parse_bandwidth(sizes["bandwidth"]))
+    return MemoryPool(
+        total_bytes=total,
+        free_bytes=total - parse_size(sizes["reserved"]),
+        bandwidth=parse_bandwidth(sizes["bandwidth"]),
+        operations=float(sizes["operations"]),
+    )
 
 
 @cache

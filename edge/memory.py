@@ -7,13 +7,12 @@ does not report was measured, and says so below.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from edge.compute_memory import compute_bytes, host_input_bytes, output_bytes
 from edge.kv_cache_memory import ContextPlan, cache_bytes_by_layer
-from edge.model_shape import StoredModel, StoredTensor
+from edge.model_shape import EMBEDDINGS, StoredModel
 
 HOST_BASE_BYTES = 48 << 20
 """Python, numpy, llama.cpp and the loop. Measured with SmolLM2-135M on Linux: 46 MiB."""
@@ -24,11 +23,6 @@ LARGEST_ERROR_BYTES = 16 << 20
 DEFAULT_CHECKPOINT_BYTES = 256 << 20  # ModelSettings.checkpoint_bytes
 _WORK_BYTES_PER_VALUE = 1.2
 """Rows that are quantized to be multiplied: blocks of Q8_K or Q8_0."""
-
-_BLOCK = re.compile(r"^blk\.(\d+)\.")
-_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
-_ROWS_ARE_LOOKED_UP = "token_embd.weight"
-_EXPERT = re.compile(r"_exps\.")
 
 
 @dataclass(frozen=True)
@@ -58,6 +52,11 @@ class DeviceBytes:
     @property
     def total(self) -> int:
         return self.weights + self.cache + self.compute + self.adapters + self.output + self.host + self.checkpoints
+
+    @property
+    def with_error(self) -> int:
+        """The total with the error that its parts may have; weights have none."""
+        return self.weights + with_error(self.total - self.weights)
 
 
 @dataclass(frozen=True)
@@ -133,26 +132,20 @@ def weights_bytes(model: StoredModel, gpu_layers: int) -> tuple[int, int]:
     """
     if gpu_layers <= 0:
         return 0, model.weights_bytes
-    first = first_gpu_layer(model, gpu_layers)
-    on_gpu = in_ram = 0
-    for tensor in model.tensors:
-        block = _block(tensor)
-        if tensor.name in _EMBEDDINGS or (block is not None and block < first):
-            in_ram += tensor.n_bytes
-        else:
-            on_gpu += tensor.n_bytes
-    return on_gpu + _tied_output_bytes(model), in_ram
+    first, places = first_gpu_layer(model, gpu_layers), model.places
+    in_ram = places.embedding_bytes + sum(places.block_bytes[:first])
+    return sum(places.block_bytes[first:]) + places.output_bytes + places.tied_bytes, in_ram
 
 
 def repacked_bytes(model: StoredModel, placement: Placement) -> int:
     """Weights in main memory of which there is a second copy, while the pages of the file are still there as well."""
     first = first_gpu_layer(model, placement.gpu_layers)
+    copied = (tensor for tensor in model.tensors if tensor.type in placement.repacked_types)
     return sum(
         tensor.n_bytes
-        for tensor in model.tensors
-        if tensor.type in placement.repacked_types
-        and tensor.name not in _EMBEDDINGS
-        and (((block := _block(tensor)) is not None and block < first) or (block is None and placement.gpu_layers <= 0))
+        for tensor in copied
+        if tensor.name not in EMBEDDINGS
+        and (placement.gpu_layers <= 0 if tensor.block is None else tensor.block < first)
     )
 
 
@@ -161,36 +154,23 @@ def decode_bytes(model: StoredModel, context: ContextPlan, gpu_layers: int, fill
 
     All weights but the embeddings, of experts those that are used, and keys and values of `filled_tokens` tokens.
     """
-    first = first_gpu_layer(model, gpu_layers)
-    read = [0, 0]
-    for tensor in model.tensors:
-        block = _block(tensor)
-        in_ram = block < first if block is not None else gpu_layers <= 0
-        if tensor.name in _EMBEDDINGS:
-            continue
-        share = 1.0
-        if _EXPERT.search(tensor.name) and model.shape.experts:
-            share = model.shape.experts_used / model.shape.experts
-        read[in_ram] += round(tensor.n_bytes * share)
-    read[gpu_layers <= 0] += _tied_output_bytes(model)
+    first, places = first_gpu_layer(model, gpu_layers), model.places
     filled = ContextPlan(
         max(filled_tokens, 1), key_type=context.key_type, value_type=context.value_type, batch_tokens=1
     )
     cache = cache_bytes_by_layer(model.shape, filled)
-    return read[0] + sum(cache[first:]), read[1] + sum(cache[:first])
+    on_gpu = sum(places.read_bytes[first:]) + sum(cache[first:])
+    in_ram = sum(places.read_bytes[:first]) + sum(cache[:first])
+    output = places.output_bytes + places.tied_bytes
+    return (on_gpu + output, in_ram) if gpu_layers > 0 else (on_gpu, in_ram + output)
 
 
-def _tied_output_bytes(model: StoredModel) -> int:
-    """The embeddings once more, where they are the output as well."""
-    names = {tensor.name: tensor for tensor in model.tensors}
-    if "output.weight" in names or _ROWS_ARE_LOOKED_UP not in names:
-        return 0
-    return names[_ROWS_ARE_LOOKED_UP].n_bytes
-
-
-def _block(tensor: StoredTensor) -> int | None:
-    found = _BLOCK.match(tensor.name)
-    return int(found[1]) if found else None
+def decode_operations(model: StoredModel, gpu_layers: int) -> tuple[int, int]:
+    """Multiplications and additions of one token with the weights, on the graphics card and on the processor."""
+    first, places = first_gpu_layer(model, gpu_layers), model.places
+    on_gpu, in_ram = 2 * sum(places.read_elements[first:]), 2 * sum(places.read_elements[:first])
+    output = 2 * places.output_elements
+    return (on_gpu + output, in_ram) if gpu_layers > 0 else (on_gpu, in_ram + output)
 
 
 def _gpu_compute_bytes(model: StoredModel, context: ContextPlan, first: int) -> int:
@@ -198,8 +178,7 @@ def _gpu_compute_bytes(model: StoredModel, context: ContextPlan, first: int) -> 
 
     For steps of many tokens llama.cpp moves the weights of such layers to the card, one product after the other.
     """
-    moved = [tensor.n_bytes for tensor in model.tensors if (block := _block(tensor)) is not None and block < first]
-    return compute_bytes(model.shape, context) + max(moved, default=0)
+    return compute_bytes(model.shape, context) + max(model.places.largest_bytes[:first], default=0)
 
 
 def _host_bytes(model: StoredModel, context: ContextPlan) -> int:

@@ -6,12 +6,18 @@ Source: llama.cpp, src/llama-hparams.cpp, src/models/*.cpp (load_arch_hparams), 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from edge.errors import EdgeError
 from edge.gguf_file import GGUFFile
+
+EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+"""Looked up row by row, by the CPU; the first may be the output as well."""
+_BLOCK = re.compile(r"^blk\.(\d+)\.")
 
 # every how many layers one has full attention, where the file does not say it
 _WINDOW_PATTERNS = {
@@ -83,6 +89,30 @@ class StoredTensor:
     elements: int
     n_bytes: int
 
+    @property
+    def block(self) -> int | None:
+        """The block that it belongs to; None for embeddings and the output."""
+        found = _BLOCK.match(self.name)
+        return int(found[1]) if found else None
+
+
+@dataclass(frozen=True)
+class PlacedWeights:
+    """Bytes by where llama.cpp places them: what belongs to each block, and what stands before and after them."""
+
+    block_bytes: tuple[int, ...]
+    read_bytes: tuple[int, ...]
+    """Of each block, what one token has to read: of experts those that are used."""
+    read_elements: tuple[int, ...]
+    """Of each block, the weights that one token is multiplied with."""
+    output_elements: int
+    largest_bytes: tuple[int, ...]
+    """The largest tensor of each block."""
+    embedding_bytes: int
+    output_bytes: int
+    tied_bytes: int
+    """The embeddings once more, where they are the output as well."""
+
 
 @dataclass(frozen=True)
 class StoredModel:
@@ -94,6 +124,40 @@ class StoredModel:
     @property
     def weights_bytes(self) -> int:
         return sum(tensor.n_bytes for tensor in self.tensors)
+
+    @cached_property
+    def places(self) -> PlacedWeights:
+        count, is_tied = len(self.shape.layers), all(tensor.name != "output.weight" for tensor in self.tensors)
+        block_bytes, read_bytes, read_elements, largest_bytes = ([0] * count for _ in range(4))
+        embedding_bytes = output_bytes = tied_bytes = 0
+        for tensor in self.tensors:
+            block = tensor.block
+            if block is not None and block < count:
+                block_bytes[block] += tensor.n_bytes
+                read_bytes[block] += self._used(tensor, tensor.n_bytes)
+                read_elements[block] += self._used(tensor, tensor.elements)
+                largest_bytes[block] = max(largest_bytes[block], tensor.n_bytes)
+            elif tensor.name in EMBEDDINGS:
+                embedding_bytes += tensor.n_bytes
+                tied_bytes += tensor.n_bytes if tensor.name == EMBEDDINGS[0] and is_tied else 0
+            else:
+                output_bytes += tensor.n_bytes
+        return PlacedWeights(
+            block_bytes=tuple(block_bytes),
+            read_bytes=tuple(read_bytes),
+            read_elements=tuple(read_elements),
+            output_elements=self.shape.hidden * self.shape.vocabulary,
+            largest_bytes=tuple(largest_bytes),
+            embedding_bytes=embedding_bytes,
+            output_bytes=output_bytes,
+            tied_bytes=tied_bytes,
+        )
+
+    def _used(self, tensor: StoredTensor, size: int) -> int:
+        """What one token needs of a tensor of that size: of experts those that are used."""
+        if "_exps." not in tensor.name or not self.shape.experts:
+            return size
+        return size * self.shape.experts_used // self.shape.experts
 
 
 def stored_model(file: GGUFFile) -> StoredModel:

@@ -46,7 +46,7 @@ def test_profile_leaves_memory_for_the_system(name: str) -> None:
 
 def test_card_of_12_gb_has_what_its_maker_states() -> None:
     gpu = find_device("rtx-3060-12gb").gpu
-    assert gpu == MemoryPool(12_880_000_000, 11_680_000_000, 360e9)
+    assert gpu == MemoryPool(12_880_000_000, 11_680_000_000, 360e9, 20e12)
 
 
 def test_unknown_device_is_refused_with_those_that_are_known() -> None:
@@ -60,7 +60,7 @@ def test_unknown_device_is_refused_with_those_that_are_known() -> None:
 
 def test_described_device_has_all_that_is_given() -> None:
     device = described_device(vram="12GB", ram="16GB", bandwidth="360GB/s")
-    assert device.gpu == MemoryPool(12 * 10**9, 12 * 10**9, 360e9)
+    assert device.gpu == MemoryPool(12 * 10**9, 12 * 10**9, 360e9, 20e12)
     assert device.ram.free_bytes == 16 * 10**9
     assert device.description == "12GB of graphics memory and 16GB of main memory"
 

@@ -1,0 +1,152 @@
+"""The best settings for a model file on this machine, or for a model that has yet to be converted, within milliseconds.
+
+For commands that are given neither `--ctx` nor `--quant`. Reads a file's header, and imports neither numpy nor
+llama.cpp (which is asked about graphics cards, if this machine has any).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edge.device_profiles import Device, this_device
+from edge.fitting import PREFILL_TOKENS, Candidate, Fit, Shortfall, context_of, fit
+from edge.gguf_file import read_gguf
+from edge.model_shape import stored_model
+from edge.plan import CACHE_TYPES, CONTEXTS, USUAL_CONTEXT_TOKENS, PlannedSettings, make_plan, planned_settings
+from edge.quantities import size_text
+from edge.settings import KVType, ModelSettings
+
+GENEROUS_CONTEXT_TOKENS = 32768
+"""Taken where all of it needs no more than half of what is free."""
+SHORTEST_CONTEXT_TOKENS = 512
+USEFUL_CONTEXT_TOKENS = 2048
+"""Below this, layers are left in main memory rather than the context cut further."""
+
+
+@dataclass(frozen=True)
+class BestFit:
+    """What to load a model with, and whether it will fit."""
+
+    settings: PlannedSettings
+    fit: Fit | None
+    shortfall: Shortfall | None = None
+    """What is missing for even the smallest context; the settings are those of that one."""
+
+    @property
+    def line(self) -> str:
+        """What was chosen, in one line for a person."""
+        chosen = self.settings
+        if self.shortfall:
+            needed, free = size_text(self.shortfall.needed_bytes), size_text(self.shortfall.free_bytes)
+            memory = self.shortfall.memory
+            return f"This model may not fit: it needs about {needed} of {memory}, where {free} are free."
+        assert self.fit is not None, "either it fits or something is missing"
+        types = {chosen.key_type, chosen.value_type}
+        cache = "" if types == {"F16"} else f", keys and values in {chosen.key_type}/{chosen.value_type}"
+        layers = len(self.fit.candidate.model.shape.layers) + 1
+        split = f", {chosen.gpu_layers} of {layers} layers on the graphics card" if chosen.gpu_layers > 0 else ""
+        total = size_text(self.fit.prediction.total)
+        return f"Using {chosen.context_tokens:,} tokens of context{cache}{split}: about {total} of memory."
+
+
+def best_that_fits(
+    model: Path | Sequence[Candidate], device: Device | None = None, base: ModelSettings | None = None
+) -> PlannedSettings:
+    """The settings of `find_best_fit`, or for several candidates those of the best quality that fits.
+
+    EdgeError if none of several candidates fits; a file is never refused, since the prediction may err.
+    """
+    if isinstance(model, Path):
+        return find_best_fit(model, device, base).settings
+    base = base or ModelSettings()
+    device = device or this_device(measures_bandwidth=False)
+    return make_plan(model, device, base.context_tokens).choices[0].settings
+
+
+def find_best_fit(path: Path, device: Device | None = None, base: ModelSettings | None = None) -> BestFit:
+    """The best way to load a GGUF file. What `base` says other than the defaults stays as it is.
+
+    All layers on the graphics card come first, then a usual context, then keys and values in 16 bits: each is given up
+    only where it does not fit. A longer context is taken where there is room to spare.
+    """
+    base = base or ModelSettings()
+    device = device or this_device(measures_bandwidth=False)
+    device = replace(device, gpu=None) if base.gpu_layers == 0 else device
+    candidate = Candidate("", stored_model(read_gguf(path)))
+    trained = candidate.model.shape.context_tokens
+    generous = _try(candidate, min(trained, GENEROUS_CONTEXT_TOKENS) * base.parallel, _types(base)[0], device, base)
+    if base.context_tokens is None and isinstance(generous, Fit) and _has_room_to_spare(generous, device):
+        return _best(generous, base)
+    tried = [
+        _try(candidate, tokens, types, device, base)
+        for tokens in _lengths(min(trained, USUAL_CONTEXT_TOKENS), base)
+        for types in _types(base)
+    ]
+    fits = [found for found in tried if isinstance(found, Fit)]
+    if not fits:
+        last = tried[-1]
+        assert isinstance(last, Shortfall), "what does not fit says why"
+        return BestFit(_smallest(trained, base), None, last)
+    good = (found for found in fits if _is_on_fast_memory(found, device, base))
+    return _best(next(good, None) or max(fits, key=lambda found: found.gpu_layers), base)
+
+
+def _try(
+    candidate: Candidate, tokens: int, types: tuple[KVType, KVType], device: Device, base: ModelSettings
+) -> Fit | Shortfall:
+    settings = replace(base, key_type=types[0], value_type=types[1])
+    return fit(candidate, context_of(tokens, sequences=base.parallel, settings=settings), device)
+
+
+def _lengths(usual_tokens: int, base: ModelSettings) -> list[int]:
+    """Contexts to try, the longest first."""
+    if base.context_tokens is not None:
+        return [base.context_tokens]
+    shorter = [tokens for tokens in CONTEXTS if SHORTEST_CONTEXT_TOKENS <= tokens < usual_tokens]
+    return [tokens * base.parallel for tokens in (usual_tokens, *reversed(shorter))]
+
+
+def _types(base: ModelSettings) -> tuple[tuple[KVType, KVType], ...]:
+    """Types of keys and values to try; those that were chosen, if any were."""
+    if (base.key_type, base.value_type) != CACHE_TYPES[0] or base.flash_attention == "off":
+        return ((base.key_type, base.value_type),)
+    return CACHE_TYPES
+
+
+def _has_room_to_spare(found: Fit, device: Device) -> bool:
+    pools = [(found.prediction.ram, device.ram)]
+    if device.gpu:
+        pools.append((found.prediction.gpu, device.gpu))
+    is_whole = device.gpu is None or found.is_whole_on_gpu
+    return is_whole and all(2 * used.with_error <= pool.free_bytes for used, pool in pools)
+
+
+def _is_on_fast_memory(found: Fit, device: Device, base: ModelSettings) -> bool:
+    """Whether it is fast without a context too short to be of use."""
+    is_usable = found.context.context_tokens >= min(
+        USEFUL_CONTEXT_TOKENS * base.parallel, base.context_tokens or 1 << 31
+    )
+    return (device.gpu is None or found.is_whole_on_gpu) and is_usable
+
+
+def _best(found: Fit, base: ModelSettings) -> BestFit:
+    settings = planned_settings(found)
+    if found.gpu_layers == 0:
+        settings = replace(settings, gpu_layers=base.gpu_layers)
+    return BestFit(settings, found)
+
+
+def _smallest(trained_tokens: int, base: ModelSettings) -> PlannedSettings:
+    """What takes least of a model that does not fit."""
+    key_type, value_type = _types(base)[-1]
+    return PlannedSettings(
+        quantization="",
+        context_tokens=_lengths(trained_tokens, base)[-1],
+        parallel=base.parallel,
+        gpu_layers=base.gpu_layers,
+        prefill_tokens=min(base.prefill_tokens, PREFILL_TOKENS[-1]),
+        key_type=key_type,
+        value_type=value_type,
+    )

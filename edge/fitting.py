@@ -1,0 +1,148 @@
+"""Whether a model with a context fits a device, how its layers are split then, and how fast it would answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from edge.device_profiles import Device, MemoryPool
+from edge.kv_cache_memory import ContextPlan
+from edge.memory import DeviceBytes, MemoryPrediction, Placement, decode_bytes, decode_operations, predict_memory
+from edge.model_shape import StoredModel
+from edge.settings import ModelSettings
+
+PREFILL_TOKENS = (512, 256, 128)
+"""Tokens of a step, the largest that fits first."""
+GPU_EFFICIENCY = 0.65
+RAM_EFFICIENCY = 0.6
+"""Shares of the stated bandwidth that decoding reaches: assumed, from published speeds of 7B and 8B models in Q4_K_M
+(RTX 3060: about 50 tokens a second; desktop processors with two channels: 6 to 8)."""
+GUESSES = 16  # edge.loop.MAX_GUESSES: a step may ask for logits of so many tokens more
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that a model may be run from: there already, or one that a conversion would make."""
+
+    quantization: str
+    model: StoredModel
+    needs_matrix: bool = False
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """Why something does not fit: what it needs, error included, of the memory that has too little."""
+
+    memory: Literal["graphics memory", "main memory"]
+    needed_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A context that fits, with as many layers on the graphics card as possible."""
+
+    candidate: Candidate
+    context: ContextPlan
+    gpu_layers: int
+    prediction: MemoryPrediction
+    tokens_per_second: float
+    """Of one answer, with the context half full."""
+
+    @property
+    def is_whole_on_gpu(self) -> bool:
+        return self.gpu_layers > len(self.candidate.model.shape.layers)
+
+
+def context_of(
+    tokens: int, *, sequences: int = 1, settings: ModelSettings | None = None, guesses: int = GUESSES
+) -> ContextPlan:
+    """A context as the engine makes it."""
+    settings = settings or ModelSettings()
+    return ContextPlan(
+        context_tokens=tokens,
+        sequences=sequences,
+        batch_tokens=settings.prefill_tokens,
+        max_outputs=sequences + guesses,
+        key_type=settings.key_type,
+        value_type=settings.value_type,
+        has_flash_attention=settings.flash_attention != "off",
+    )
+
+
+def fit(candidate: Candidate, context: ContextPlan, device: Device) -> Fit | Shortfall:
+    """The largest step that leaves all layers on the card, or fits at all; else what is missing with the smallest."""
+    tried: list[Fit | Shortfall] = []
+    for tokens in (size for size in PREFILL_TOKENS if size <= context.batch_tokens):
+        found = _fit(candidate, replace(context, batch_tokens=tokens), device)
+        if isinstance(found, Fit) and (device.gpu is None or found.is_whole_on_gpu):
+            return found
+        tried.append(found)
+    fits = [found for found in tried if isinstance(found, Fit)]
+    return max(fits, key=lambda found: found.gpu_layers) if fits else tried[-1]
+
+
+def _fit(candidate: Candidate, context: ContextPlan, device: Device) -> Fit | Shortfall:
+    layers = _most_gpu_layers(candidate.model, context, device)
+    prediction = _predict(candidate.model, context, device, layers)
+    if shortfall := _shortfall(prediction.ram, device.ram, "main memory"):
+        return shortfall
+    return Fit(candidate, context, layers, prediction, decode_speed(candidate.model, context, device, layers))
+
+
+def gpu_shortfall(candidate: Candidate, context: ContextPlan, device: Device) -> Shortfall | None:
+    """What is missing to have the whole model on the card; None if nothing is, or there is no card."""
+    if device.gpu is None:
+        return None
+    whole = len(candidate.model.shape.layers) + 1
+    smallest = replace(context, batch_tokens=min(context.batch_tokens, PREFILL_TOKENS[-1]))
+    return _shortfall(_predict(candidate.model, smallest, device, whole).gpu, device.gpu, "graphics memory")
+
+
+def _most_gpu_layers(model: StoredModel, context: ContextPlan, device: Device) -> int:
+    """The most layers that fit on the card, by halving: each one more takes more."""
+    if device.gpu is None:
+        return 0
+    gpu = device.gpu
+
+    def fits(layers: int) -> bool:
+        return _predict(model, context, device, layers).gpu.with_error <= gpu.free_bytes
+
+    whole = len(model.shape.layers) + 1
+    if fits(whole):
+        return whole
+    low, high = 0, whole
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _predict(model: StoredModel, context: ContextPlan, device: Device, gpu_layers: int) -> MemoryPrediction:
+    return predict_memory(model, context, Placement(gpu_layers, device.repacked_types))
+
+
+def _shortfall(
+    needed: DeviceBytes, pool: MemoryPool, memory: Literal["graphics memory", "main memory"]
+) -> Shortfall | None:
+    if needed.with_error <= pool.free_bytes:
+        return None
+    return Shortfall(memory, needed.with_error, pool.free_bytes)
+
+
+def decode_speed(model: StoredModel, context: ContextPlan, device: Device, gpu_layers: int) -> float:
+    """Tokens a second of all sequences together, their context half full, as memory bandwidth allows.
+
+    Weights are read once for all sequences, keys and values for each; with many of them, arithmetic takes longer.
+    """
+    tokens, streams = context.context_tokens // (2 * context.sequences), context.sequences
+    empty, half = (decode_bytes(model, context, gpu_layers, filled) for filled in (1, max(tokens, 1)))
+    operations = decode_operations(model, gpu_layers)
+    pools = ((device.gpu, GPU_EFFICIENCY), (device.ram, RAM_EFFICIENCY))
+    seconds = 0.0
+    for place, (pool, efficiency) in enumerate(pools):
+        if pool is None:
+            continue
+        read = empty[place] + streams * max(0, half[place] - empty[place])
+        seconds += max(read / (pool.bandwidth * efficiency), streams * operations[place] / pool.operations)
+    return streams / seconds

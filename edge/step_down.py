@@ -1,0 +1,144 @@
+"""Opens a model with less when memory does not suffice for what was wanted, and remembers what worked on this machine.
+
+Knows what may be given up and in which order; what opens a model, and how it says so, is passed in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edge.errors import EdgeError
+from edge.settings import ModelSettings
+
+Opened = TypeVar("Opened")
+
+SMALLEST_PREFILL_TOKENS = 128
+SMALLEST_CONTEXT_TOKENS = 1024
+_FEWEST_LAYERS_SHARE = 4
+_REMEMBERED = ("prefill_tokens", "key_type", "value_type", "context_tokens", "gpu_layers")
+# how llama.cpp, its backends and the engine's own process say that memory did not suffice
+_SIGNS_OF_MEMORY = ("alloc", "out of memory", "outofmemory", "not enough memory", "insufficient memory")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing given up: the settings without it, and what that is in words."""
+
+    settings: ModelSettings
+    words: str
+
+
+class StepMemory:
+    """What worked instead of what was wanted, by model, in a JSON file. A damaged or missing file remembers nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def recall(self, model: str, wanted: ModelSettings) -> ModelSettings | None:
+        """The settings that worked instead of these; None if they were never too much."""
+        entry = self._read().get(model)
+        if not isinstance(entry, dict) or entry.get("wanted") != _values(wanted):
+            return None
+        try:
+            return replace(wanted, **{name: entry["worked"][name] for name in _REMEMBERED})
+        except (KeyError, TypeError, EdgeError):
+            return None
+
+    def remember(self, model: str, wanted: ModelSettings, worked: ModelSettings) -> None:
+        """Keep what worked. A file that cannot be written is no reason to fail: the steps are made again next time."""
+        entries = {**self._read(), model: {"wanted": _values(wanted), "worked": _values(worked)}}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False, encoding="utf-8") as file:
+                json.dump(entries, file, indent=1)
+            os.replace(file.name, self.path)  # noqa: PTH105
+        except OSError:
+            return
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            entries = json.loads(self.path.read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return entries if isinstance(entries, dict) else {}
+
+
+def _values(settings: ModelSettings) -> dict[str, Any]:
+    values = asdict(settings)
+    return {name: values[name] for name in _REMEMBERED}
+
+
+def open_stepping_down(
+    open_model: Callable[[ModelSettings], Opened],
+    settings: ModelSettings,
+    *,
+    model: str,
+    layers: int,
+    context_tokens: int,
+    memory: StepMemory,
+    tell: Callable[[str], None],
+) -> Opened:
+    """What `open_model` gives for the settings, or for the first smaller ones that memory suffices for.
+
+    `model` names it in `memory`; `layers` and `context_tokens` are what the settings mean where they say -1 and None.
+    `tell` hears in one line what is given up. Errors that are no matter of memory are raised as they are; if nothing
+    smaller is left, the first one is.
+    """
+    wanted = settings
+    if remembered := memory.recall(model, wanted):
+        settings = remembered
+        tell(f"Memory did not suffice last time: {_difference(wanted, settings)}. {memory.path} remembers it.")
+    first: EdgeError | None = None
+    while True:
+        try:
+            opened = open_model(settings)
+        except EdgeError as error:
+            if not is_memory_failure(error):
+                raise
+            first = first or error
+            step = next(steps_down(settings, layers=layers, context_tokens=context_tokens), None)
+            if step is None:
+                raise first from error
+            tell(f"Memory does not suffice: trying {step.words}.")
+            settings = step.settings
+            continue
+        if settings != wanted and first:
+            memory.remember(model, wanted, settings)
+        return opened
+
+
+def steps_down(settings: ModelSettings, *, layers: int, context_tokens: int) -> Iterator[Step]:
+    """What can be given up from here, least felt first: tokens of a step, precision of the cache, context, layers."""
+    if settings.prefill_tokens > SMALLEST_PREFILL_TOKENS:
+        tokens = max(SMALLEST_PREFILL_TOKENS, settings.prefill_tokens // 2)
+        yield Step(replace(settings, prefill_tokens=tokens), f"steps of {tokens} tokens")
+    if settings.flash_attention != "off":
+        if (settings.key_type, settings.value_type) == ("F16", "F16"):
+            yield Step(replace(settings, key_type="Q8_0", value_type="Q8_0"), "keys and values in Q8_0")
+        elif settings.value_type in ("F16", "Q8_0"):
+            yield Step(replace(settings, key_type="Q8_0", value_type="Q4_0"), "keys in Q8_0 and values in Q4_0")
+    tokens = settings.context_tokens or context_tokens
+    if tokens > SMALLEST_CONTEXT_TOKENS * settings.parallel:
+        shorter = max(SMALLEST_CONTEXT_TOKENS * settings.parallel, tokens // 2)
+        yield Step(replace(settings, context_tokens=shorter), f"a context of {shorter:,} tokens")
+    on_gpu = layers if settings.gpu_layers < 0 else min(settings.gpu_layers, layers)
+    if on_gpu > 0:
+        fewer = on_gpu - max(1, layers // _FEWEST_LAYERS_SHARE)
+        yield Step(replace(settings, gpu_layers=max(0, fewer)), f"{max(0, fewer)} layers on the graphics card")
+
+
+def is_memory_failure(error: EdgeError) -> bool:
+    """Whether an error says that there was too little memory, be it of llama.cpp or of a process that was killed."""
+    text = error.message.lower()
+    return any(sign in text for sign in _SIGNS_OF_MEMORY)
+
+
+def _difference(wanted: ModelSettings, settings: ModelSettings) -> str:
+    changed = [name for name in _REMEMBERED if getattr(wanted, name) != getattr(settings, name)]
+    return ", ".join(f"{name} is {getattr(settings, name)}" for name in changed)

@@ -1,0 +1,111 @@
+"""The settings that are taken when nobody chooses any: what fits, what is given up first, and that it is quick."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.sparse_model import write_sparse_model
+from edge.best_fit import BestFit, best_that_fits, find_best_fit
+from edge.device_profiles import Device, MemoryPool, find_device
+from edge.published_models import published_config
+from edge.settings import ModelSettings
+from tests.edge.published import GEMMA, LLAMA, candidates
+
+GB = 1_000_000_000
+RTX_3060 = find_device("rtx-3060-12gb")
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sparse(tmp_path_factory, GEMMA)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sparse(tmp_path_factory, LLAMA)
+
+
+def sparse(factory: pytest.TempPathFactory, name: str) -> Path:
+    path = factory.mktemp("models") / "model.gguf"
+    write_sparse_model(path, published_config(name) or {}, "Q4_K_M")
+    return path
+
+
+def device_of(gpu_gigabytes: float, ram_gigabytes: float) -> Device:
+    gpu = MemoryPool(int(gpu_gigabytes * GB), int(gpu_gigabytes * GB), 360e9, 20e12) if gpu_gigabytes else None
+    return Device("made", "made", MemoryPool(int(ram_gigabytes * GB), int(ram_gigabytes * GB), 40e9, 3e11), gpu)
+
+
+def test_demo_gets_all_that_it_was_trained_on(demo_gguf: Path) -> None:
+    best = find_best_fit(demo_gguf, device_of(0, 8))
+    assert best.settings.context_tokens == 8192 and best.shortfall is None
+    assert best.line == "Using 8,192 tokens of context: about 385 MB of memory."
+    assert best_that_fits(demo_gguf, device_of(0, 8)) == best.settings
+
+
+def test_everything_is_left_as_it_is_where_it_fits(gemma: Path) -> None:
+    best = find_best_fit(gemma, RTX_3060)
+    assert best.settings.model_settings() == ModelSettings(context_tokens=8192)
+
+
+def test_longer_context_is_taken_where_there_is_room_to_spare(llama: Path) -> None:
+    assert find_best_fit(llama, device_of(0, 32)).settings.context_tokens == 32768
+    assert find_best_fit(llama, device_of(0, 6)).settings.context_tokens == 8192
+
+
+def test_cache_is_quantized_before_the_context_is_cut(gemma: Path) -> None:
+    best = find_best_fit(gemma, find_device("raspberry-pi-5-8gb"))
+    assert (best.settings.context_tokens, best.settings.key_type, best.settings.value_type) == (8192, "Q8_0", "Q8_0")
+    assert best.line == (
+        "Using 8,192 tokens of context, keys and values in Q8_0/Q8_0: about 7.52 GB of memory."
+    )  # fmt: skip
+
+
+def test_context_is_cut_where_nothing_else_helps(gemma: Path) -> None:
+    best = find_best_fit(gemma, device_of(0, 6.6))
+    assert best.settings.context_tokens < 8192 and best.shortfall is None
+
+
+def test_layers_stay_in_main_memory_rather_than_the_context_be_useless(gemma: Path) -> None:
+    best = find_best_fit(gemma, device_of(5, 16))
+    assert 0 < best.settings.gpu_layers < 43
+    assert f", {best.settings.gpu_layers} of 43 layers on the graphics card" in best.line
+
+
+def test_what_a_person_chose_stays(gemma: Path) -> None:
+    base = ModelSettings(context_tokens=1234, key_type="Q4_0", value_type="Q4_0", threads=2, gpu_layers=0)
+    settings = find_best_fit(gemma, RTX_3060, base).settings.model_settings(base)
+    assert settings == base
+
+
+def test_several_sequences_get_a_context_each(llama: Path) -> None:
+    assert find_best_fit(llama, device_of(0, 8), ModelSettings(parallel=2)).settings.context_tokens == 2 * 8192
+
+
+def test_file_that_does_not_fit_is_loaded_with_the_least_and_said_so(gemma: Path) -> None:
+    best: BestFit = find_best_fit(gemma, device_of(0, 4))
+    assert best.shortfall is not None and best.fit is None
+    assert (best.settings.context_tokens, best.settings.prefill_tokens) == (512, 128)
+    assert best.line.startswith("This model may not fit: it needs about 6.")
+    assert best.line.endswith(" GB of main memory, where 4.00 GB are free.")
+
+
+def test_of_several_quantizations_the_best_that_fits_is_taken() -> None:
+    assert best_that_fits(candidates(GEMMA), RTX_3060).quantization == "Q8_0"
+    asked = best_that_fits(candidates(GEMMA), RTX_3060, ModelSettings(context_tokens=2048))
+    assert asked.context_tokens == 2048
+
+
+def test_nothing_heavy_is_imported(demo_gguf: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from edge.best_fit import find_best_fit; "
+        "from edge.device_profiles import find_device; "
+        "find_best_fit(Path(sys.argv[1]), find_device('laptop-16gb')); "
+        "print({'numpy', 'llama_cpp', 'convert', 'huggingface_hub', 'gguf'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", program, str(demo_gguf)], capture_output=True, text=True, check=True)
+    assert result.stdout == "set()\n"
