@@ -25,10 +25,10 @@ class Branches:
         """Every line, in the order in which they were begun."""
         return (*self.others[: self.position], tuple(current), *self.others[self.position :])
 
-    def left(self, current: Sequence[Message]) -> Branches:
-        """With the current line kept, for one that is begun in its place."""
-        lines = self.lines(current)
-        return Branches(lines, len(lines))
+    def left(self, current: Sequence[Message], new: Sequence[Message]) -> Branches:
+        """With the current line kept, for `new` that is begun in its place; no line is there twice."""
+        others = tuple(line for line in self.lines(current) if line != tuple(new))
+        return Branches(others, len(others))
 
     def switched(self, current: Sequence[Message], number: int) -> tuple[Branches, Line]:
         """With line `number`, counted from 1, as the current one; gives that line too. EdgeError if there is none."""

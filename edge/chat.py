@@ -160,9 +160,10 @@ class Chat:
 
     def add_turn(self, start: int, question: Message, answer: Message, tokens: tuple[int, ...]) -> None:
         """Take in what was said after the first `start` messages; `tokens` are those of the prompt and the answer."""
+        line = [*self.messages[:start], question, answer]
         if start < len(self.messages):
-            self.branches = self.branches.left(self.messages)
-        self.messages[start:] = [question, answer]
+            self.branches = self.branches.left(self.messages, line)
+        self.messages = line
         self.tokens = tokens
 
     def clear(self) -> None:

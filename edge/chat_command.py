@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -149,6 +151,7 @@ def _print_sessions(text: str) -> None:
     folder = sessions_directory()
     found = list_sessions(folder, text)
     if found:
-        print_result(None, session_table(found), False)
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+        print_result(None, session_table(found, columns), False)
     else:
         note(no_sessions(folder, text))

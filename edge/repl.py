@@ -7,7 +7,6 @@ messages: an edited prompt, a plain terminal or a pipe.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 
 from edge.chat import Chat, Reply
@@ -19,16 +18,17 @@ from edge.repl_output import (
     answer_writer,
     can_redraw,
     interrupting,
+    note_columns,
     passing_note,
     quiet_note,
+    say,
     silent_keyboard,
     summary,
 )
 from edge.repl_talk import Leave, Outcome, Say, Talk
 from edge.session_list import one_line
 from edge.session_shelf import Shelf
-from edge.tables import printable
-from edge.terminal import note, report_error
+from edge.terminal import note
 
 _GREETING = "Type a message. /help lists the commands, Ctrl-D ends the chat."
 _HOW_TO_EXIT = "Ctrl-D or /exit ends the chat."
@@ -78,7 +78,7 @@ class Session:
             except EdgeError as error:
                 if not self._source.is_interactive:
                     raise
-                report_error(error)
+                say(f"error: {error.message}" + (f"\nhint:  {error.hint}" if error.hint else ""))
             except KeyboardInterrupt:  # while a model was waited for, or after an answer could not be ended
                 if not self._source.is_interactive:
                     raise
@@ -134,9 +134,9 @@ class Session:
             reply = talk.chat.send(asked.text, turn=asked.turn)
             clear()
         if remark:
-            note(remark)
+            say(remark)
         if reply.dropped_messages:
-            note(_dropped_text(reply, talk.chat))
+            say(_dropped_text(reply, talk.chat))
         return reply
 
     def _write(self, reply: Reply) -> None:
@@ -150,9 +150,9 @@ class Session:
             return
         talk.completions.append(completion)
         if self._source.is_interactive:
-            quiet_note(summary(completion, talk.chat.context_tokens, _columns()))
+            quiet_note(summary(completion, talk.chat.context_tokens, note_columns()))
         if not completion.is_valid and completion.finish_reason != "cancelled":
-            note("The answer was cut off before it met its schema. /set max_tokens allows more.")
+            say("The answer was cut off before it met its schema. /set max_tokens allows more.")
 
     def _write_pieces(self, reply: Reply) -> None:
         """Write an answer as it comes. The first Ctrl-C ends it, a second one the waiting for its end."""
@@ -176,9 +176,4 @@ def _dropped_text(reply: Reply, chat: Chat) -> str:
     line = f"{reply.dropped_messages} earlier messages no longer fit the context and were left out"
     rest = chat.messages[chat.left_out :]
     begin = f"; it begins with: {one_line(rest[0].content, _SHOWN_CHARACTERS)}" if rest else ""
-    return printable(line + (begin or "; nothing of them is in it any more"))
-
-
-def _columns() -> int:
-    """Of the terminal that notes go to; 0 where that is none."""
-    return os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 0
+    return line + (begin or "; nothing of them is in it any more")

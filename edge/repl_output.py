@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from math import ceil
@@ -98,17 +99,16 @@ class MarkdownWriter:
         self._lines.keep()
 
     def _draw(self, *, is_last: bool = False) -> None:
-        from edge.terminal_markdown import decided, final_length, rendered_lines
+        from edge.terminal_markdown import decided, rendered_lines, split_blocks
 
-        text = self._open if is_last else decided(self._open)
-        length = final_length(text)
-        if length:
-            self._lines.draw([*rendered_lines(text[:length], self._console), ""])
+        shown = self._open if is_last else decided(self._open)
+        *finished, last = split_blocks(shown)
+        for block in finished:
+            self._lines.draw([*rendered_lines(block, self._console), ""])
             self._lines.keep()
-            self._open = self._open[length:]
-            text = text[length:]
-        if text.strip():
-            self._lines.draw(rendered_lines(text, self._console))
+            self._open = self._open[len(block) :]
+        if last.strip():
+            self._lines.draw(rendered_lines(last, self._console))
 
 
 class _RedrawnLines:
@@ -189,12 +189,29 @@ def quiet_note(text: str) -> None:
     """A line on stderr that does not ask for attention."""
     from rich.console import Console
 
-    Console(stderr=True).print(printable(text), style="dim", markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(_broken(printable(text)), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """A line on stderr that may hold what people, files and models say."""
-    note(printable(text))
+    note(_broken(printable(text)))
+
+
+def note_columns() -> int:
+    """Of the terminal that notes go to; 0 where that is none."""
+    return os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 0
+
+
+def _broken(text: str) -> str:
+    """A text with its lines broken between words to fit the terminal, each part indented as its line is."""
+    columns = note_columns()
+    if not columns:
+        return text
+    lines = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(line, columns, subsequent_indent=indent, break_on_hyphens=False) or [""]
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager

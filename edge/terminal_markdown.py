@@ -22,19 +22,20 @@ _CONTROL = {code: None for code in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if c
 # at the end of a line that is still being written, this may become a list, a heading, a rule or a fence
 _UNDECIDED = re.compile(r"[ \t>]*(?:[-=*+_#~`>|]+|\d{1,9}[.)]?)[ \t]*")
 
+_BLANK = re.compile(r"(?:\x1b\[[0-9;]*m|\s)*")
+
 
 def without_control(text: str) -> str:
     """Text without what could steer a terminal; line ends and tabs stay."""
     return text.translate(_CONTROL)
 
 
-def final_length(text: str) -> int:
-    """How much of a text, from its beginning, is blocks that nothing to come can change."""
+def split_blocks(text: str) -> list[str]:
+    """The blocks of a text: paragraphs, lists, tables and so on. Only the last one can change with what is to come."""
     starts = [token.map[0] for token in _parser().parse(text) if token.level == 0 and token.nesting >= 0 and token.map]
-    if len(starts) < 2:
-        return 0
-    lines = text.splitlines(keepends=True)
-    return sum(map(len, lines[: starts[-1]]))
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)  # splitlines knows other line ends, which Markdown does not
+    ends = [*starts[1:], len(lines)]
+    return ["".join(lines[start:end]) for start, end in zip([0, *starts[1:]], ends, strict=True)] if starts else [text]
 
 
 def decided(text: str) -> str:
@@ -43,13 +44,15 @@ def decided(text: str) -> str:
     return head + line_end if _UNDECIDED.fullmatch(line) and not _is_in_fence(head + line_end) else text
 
 
-def rendered_lines(text: str, console: Console) -> list[str]:
-    """The lines of the terminal that a Markdown text takes, with escape sequences that end in their line."""
+def rendered_lines(block: str, console: Console) -> list[str]:
+    """The lines of the terminal that a block takes, with escape sequences that end in their line."""
     document = _Document("", hyperlinks=False)
-    document.parsed = _with_line_ends(_parser().parse(text))
+    document.parsed = _with_line_ends(_parser().parse(block))
     with console.capture() as captured:
         console.print(document, end="")
-    return [line.rstrip(" ") for line in captured.get().rstrip("\n").split("\n")]
+    lines = [line.rstrip(" ") for line in captured.get().split("\n")]
+    filled = [number for number, line in enumerate(lines) if not _BLANK.fullmatch(line)]
+    return lines[filled[0] : filled[-1] + 1] if filled else []
 
 
 def code_blocks(text: str) -> list[str]:

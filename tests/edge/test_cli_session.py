@@ -87,8 +87,8 @@ def test_sessions_are_listed(edge_command: Command, model: Path, state: Path) ->
     assert listed.code == 0
     title, head, row = listed.out.splitlines()
     assert title.split() == ["Sessions"]
-    assert head.split() == ["Name", "Messages", "Size", "Used", "Model", "What", "was", "said"]
-    assert row.split()[:2] == ["work", "2"] and row.split()[-2:] == ["tiny.gguf", "One"]
+    assert head.split() == ["Name", "Used", "Messages", "Size", "Model", "What", "was", "said"]
+    assert row.split()[0] == "work" and row.split()[3] == "2" and row.split()[-2:] == ["tiny.gguf", "One"]
 
 
 def test_history_that_does_not_fit_is_refused_where_nothing_may_be_left_out(edge_command: Command, model: Path) -> None:
