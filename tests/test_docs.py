@@ -102,13 +102,13 @@ def test_every_module_is_described_in_the_architecture() -> None:
     modules = [path for room in ("edge", "convert", "bench") for path in (ROOT / room).rglob("*.py")]
     families = ROOT / "convert" / "families"  # described as one: the table
     names = {path.stem for path in modules if path.stem != "__init__" and path.parent != families}
-    assert names <= set(re.findall(r"`(\w+)\.py`", ARCHITECTURE))
+    assert names <= set(re.findall(r"`([\w-]+)\.py`", ARCHITECTURE))
     assert "`families/`" in ARCHITECTURE
 
 
 def test_the_architecture_describes_no_module_that_is_gone() -> None:
     existing = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
-    assert {f"{name}.py" for name in re.findall(r"`(\w+)\.py`", ARCHITECTURE)} <= existing
+    assert {f"{name}.py" for name in re.findall(r"`([\w-]+)\.py`", ARCHITECTURE)} <= existing
 
 
 def test_the_tested_set_is_exact_and_within_the_bounds_of_the_project() -> None:

@@ -1,0 +1,1 @@
+"""An app that uses edge, and how PyInstaller freezes it."""
