@@ -1,0 +1,164 @@
+"""The HTML report: well-formed, complete, harmless, and in need of nothing else."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from bench.compare import compare_records
+from bench.html_plots import Axis, Bar, Series, bar_plot, line_plot, logarithmic_ticks, point_plot, round_ticks
+from bench.html_report import cumulative, html_report
+from bench.record import Record
+from tests.bench.bench_records import DECODE, make_record
+
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class _Checker(HTMLParser):
+    """Checks that every element is closed where it should be, and keeps what is needed for the tests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def _checked(page: str) -> _Checker:
+    checker = _Checker()
+    checker.feed(page)
+    checker.close()
+    assert checker.open == []
+    return checker
+
+
+@pytest.fixture
+def records() -> list[Record]:
+    return [make_record("Q8_0", divergence=0.004), make_record("Q4_0", notes=("A <note>.",))]
+
+
+def test_every_element_is_closed_and_every_plot_is_well_formed(records: list[Record]) -> None:
+    for shown in (records, records[:1]):
+        page = html_report(shown, compare_records(shown, shown, Path("old.jsonl")))
+        assert page.startswith("<!DOCTYPE html>")
+        _checked(page)
+        plots = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+        assert len(plots) == 5
+        for plot in plots:
+            ElementTree.fromstring(plot)
+
+
+def test_nothing_is_fetched_and_nothing_runs(records: list[Record]) -> None:
+    page = html_report(records)
+    checker = _checked(page)
+    assert not {"script", "link", "img", "iframe", "object"} & set(checker.tags)
+    assert not [name for name, _ in checker.attributes if name in ("src", "href") or name.startswith("on")]
+    assert "http://" not in page and "https://" not in page and "@import" not in page and "url(" not in page
+    assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in checker.attributes
+
+
+def test_names_cannot_become_markup(records: list[Record]) -> None:
+    page = html_report(records)
+    assert "Made-up CPU <7>" not in page and "Made-up CPU &lt;7&gt;" in page
+    assert "A &lt;note&gt;." in page
+
+
+def test_it_is_for_dark_screens_as_well(records: list[Record]) -> None:
+    page = html_report(records)
+    assert "prefers-color-scheme: dark" in page
+    used = set(re.findall(r"var\((--\w+)\)", page))
+    light, dark = page.split("prefers-color-scheme: dark")[0], page.split("prefers-color-scheme: dark")[1]
+    assert all(f"{name}:" in light and f"{name}:" in dark for name in used)
+
+
+def test_several_models_answer_which_quantization(records: list[Record]) -> None:
+    checker = _checked(html_report(records))
+    text = " ".join(checker.text)
+    assert "Which quantization?" in text
+    for title in (
+        "Quality against size",
+        "Prefill and decode",
+        "Throughput over streams",
+        "Time between tokens",
+        "Memory of a fresh process",
+        "KL divergence, token by token",
+    ):
+        assert title in text
+    assert "decode, 128 tokens (mark: what memory allows)" in text
+
+
+def test_one_model_has_its_figures_in_front() -> None:
+    text = " ".join(_checked(html_report([make_record()])).text)
+    assert "model-Q4_0 (Q4_0)" in text
+    assert "of it not of files" in text and "first token" in text
+
+
+def test_without_quality_there_is_no_plot_of_it() -> None:
+    page = html_report([make_record(divergence=None)])
+    assert "Quality against size" not in page and "token by token" not in page
+    assert len(re.findall("<svg", page)) == 4
+
+
+def test_a_regression_stands_in_the_page() -> None:
+    old, new = (
+        make_record(samples={DECODE: [100, 101, 102, 103, 104]}),
+        make_record(samples={DECODE: [50, 51, 52, 53, 54]}),
+    )
+    page = html_report([new], compare_records([new], [old], Path("old.jsonl")))
+    assert "Against the earlier run: worse than the earlier run" in page
+    assert '<td class="worse">worse</td>' in page
+    assert "1 unchanged" in page
+
+
+def test_ticks_are_round() -> None:
+    assert round_ticks(0, 1.08) == pytest.approx([0, 0.25, 0.5, 0.75, 1.0])
+    assert round_ticks(90, 150) == pytest.approx([100, 120, 140])
+    assert round_ticks(3, 3) == [3]
+    assert logarithmic_ticks(0.004, 0.3) == pytest.approx([0.005, 0.01, 0.02, 0.05, 0.1, 0.2])
+    assert logarithmic_ticks(1, 5000) == pytest.approx([1, 10, 100, 1000])
+
+
+def test_places_on_a_plot_follow_the_values() -> None:
+    axis = Axis("x", lambda value: f"{value:g}")
+    plot = ElementTree.fromstring(line_plot("title", [Series("a", ((0, 0), (5, 10), (10, 10)))], axis, axis))
+    (line,) = plot.iter("polyline")
+    points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
+    assert points[0][0] < points[1][0] < points[2][0]
+    assert points[0][1] > points[1][1] == points[2][1]
+    assert points[1][0] - points[0][0] == pytest.approx(points[2][0] - points[1][0], abs=0.2)
+
+
+def test_a_single_point_and_values_of_zero_can_be_drawn() -> None:
+    axis = Axis("x", str, is_logarithmic=True)
+    ElementTree.fromstring(point_plot("title", [Series("a", ((5, 0.0),))], Axis("y", str, starts_at_zero=False), axis))
+    ElementTree.fromstring(
+        bar_plot("title", [("group", [Bar("a very long name of a model", 0.0, "0", (0.0, 0.0), 0.0)])])
+    )
+
+
+def test_the_curve_of_gaps_rises_from_the_shortest_to_the_longest() -> None:
+    curve = cumulative([0.03, 0.01, 0.02])
+    assert curve == ((10.0, 0.0), (20.0, 0.5), (30.0, 1.0))
+    assert len(cumulative([0.01] * 10_000)) == 160
+    assert cumulative([0.01]) == ((10.0, 1.0),)

@@ -1,0 +1,73 @@
+"""Records as lines of JSON, there and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.record import SCHEMA, read_records, record_line
+from edge.errors import EdgeError
+from tests.bench.bench_records import DECODE, make_record
+
+
+def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    records = [make_record("Q4_0", notes=("A note.",)), make_record("Q8_0", divergence=None)]
+    path.write_text("".join(f"{record_line(record)}\n" for record in records), encoding="utf-8")
+    assert read_records(path) == records
+
+
+def test_a_line_has_summaries_beside_the_samples() -> None:
+    document = json.loads(record_line(make_record()))
+    assert document["schema"] == SCHEMA
+    (decode,) = [metric for metric in document["metrics"] if metric["name"] == "tg128"]
+    assert decode["samples"] == [100.0, 101.0, 99.0, 100.5, 102.0]
+    assert (decode["median"], decode["quartiles"], decode["count"]) == (100.5, [100.0, 101.0], 5)
+    assert decode["interval"][0] < 100.5 < decode["interval"][1]
+
+
+def test_figures_are_found_by_name() -> None:
+    record = make_record()
+    metric = record.metric("tg128")
+    assert metric and metric.kind == DECODE
+    assert record.value("tg128") == 100.5
+    assert record.value("nothing") is None and record.metric("nothing") is None
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "not json", '{"schema": "edge-bench/1"}', "3"])
+def test_a_file_that_is_no_run_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.jsonl"
+    path.write_text(f"\n{content}\n", encoding="utf-8")
+    with pytest.raises(EdgeError, match="line 2 is no result of edge bench") as caught:
+        read_records(path)
+    assert caught.value.hint == "Give a file that --out wrote."
+
+
+def test_a_metric_without_samples_is_refused(tmp_path: Path) -> None:
+    document = json.loads(record_line(make_record()))
+    document["metrics"][0]["samples"] = []
+    path = tmp_path / "run.jsonl"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(EdgeError, match="line 1 is no result of edge bench"):
+        read_records(path)
+
+
+def test_another_version_of_the_format_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_text('{"schema": "edge-bench/9"}\n', encoding="utf-8")
+    with pytest.raises(EdgeError, match="line 1 is in the format 'edge-bench/9', not 'edge-bench/1'"):
+        read_records(path)
+
+
+def test_an_empty_or_missing_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    with pytest.raises(EdgeError, match=r"run\.jsonl cannot be read: No such file"):
+        read_records(path)
+    path.write_text("\n", encoding="utf-8")
+    with pytest.raises(EdgeError, match=r"run\.jsonl holds no results"):
+        read_records(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(EdgeError, match=r"run\.jsonl cannot be read: it is no text"):
+        read_records(path)

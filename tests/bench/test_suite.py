@@ -1,0 +1,166 @@
+"""The whole bench over tiny models, and how samples become figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.cases import BenchSettings, gaps_of, opened
+from bench.compare import compare_records
+from bench.engine_sides import Run
+from bench.fresh_start import FreshStart
+from bench.measure import Guard, Observation, Sample
+from bench.quality import Estimate
+from bench.record import MetricKind, Record
+from bench.suite import (
+    BenchPlan,
+    QualityPlan,
+    fresh_metrics,
+    quality_metrics,
+    run_bench,
+    speed_metrics,
+    throttling_notes,
+)
+from bench.throttling import ThrottleState
+from convert.pipeline import write_checkpoint
+from edge.errors import EdgeError
+from edge.request import Completion, Timing, Usage
+from tests.tiny import write_tiny_checkpoint
+
+TINY = BenchSettings(
+    prompt_tokens=32,
+    generated_tokens=8,
+    streams=(1, 2),
+    rounds=1,
+    threads=1,
+    gpu_layers=0,
+    key_type="Q8_0",
+    fresh_starts=1,
+)
+DECODE = MetricKind("tg8", "decode, 8 tokens", "tok/s", "higher")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("suite")
+    full, small = write_checkpoint(write_tiny_checkpoint("llama3", folder), ["F32", "Q8_0"], folder)
+    return full, small
+
+
+@pytest.fixture(scope="module")
+def records(models: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_text("The keeper of the lighthouse counted the ships that came by. " * 40, encoding="utf-8")
+    steady = Guard(read_state=lambda: ThrottleState(0, None, None))
+    return run_bench(BenchPlan(models, TINY, QualityPlan(text, models[0], chunks=1)), steady)
+
+
+def test_every_question_has_its_figures(records: list[Record]) -> None:
+    of_full, of_small = records
+    expected = ["cold_start", "warm_start", "load", "peak_rss", "pp32", "tg8", "ttft32"]
+    for streams in (1, 2):
+        expected += [f"streams{streams}", f"streams{streams}_gap_p50", f"streams{streams}_gap_p99"]
+    expected += ["structured", "structured_ratio", "structured_forced", "ceiling_share"]
+    of_cache = ["cache_divergence", "cache_same_top", "cache_perplexity_ratio"]
+    of_reference = ["perplexity", "divergence", "same_top", "perplexity_ratio"]
+    assert [metric.kind.name for metric in of_full.metrics] == [*expected, *of_cache]
+    assert [metric.kind.name for metric in of_small.metrics] == [*expected, *of_reference, *of_cache]
+    assert all(sample >= 0 for record in records for metric in record.metrics for sample in metric.samples)
+
+
+def test_a_record_says_what_was_measured_and_with_what(records: list[Record], models: tuple[Path, Path]) -> None:
+    record = records[1]
+    assert (record.model.name, record.model.quantization, record.model.architecture) == (
+        models[1].stem,
+        "Q8_0",
+        "llama",
+    )
+    assert record.model.file_bytes == models[1].stat().st_size
+    assert "Q8_0" in record.model.description
+    assert record.settings["threads"] == 1 and record.settings["key_type"] == "Q8_0"
+    assert record.settings["notices_throttling"] is True
+    assert record.machine["versions"]["llama-cpp-python"]
+    assert record.ceiling and record.ceiling["weight_bytes"] > 0 and record.ceiling["cache_bytes"] > 0
+    assert len(record.gaps_seconds["1"]) == 8 and len(record.gaps_seconds["2"]) == 16
+    assert record.memory and record.memory["phases"][0] == ["imports", 0.0]
+    assert [quality["reference"] for quality in record.quality] == [
+        models[0].name,
+        "the same model with F16 keys and values",
+    ]
+
+
+def test_a_run_is_no_worse_than_itself(records: list[Record]) -> None:
+    assert not compare_records(records, records, Path("old.jsonl")).is_worse
+
+
+def test_a_prompt_longer_than_the_model_can_hold_is_refused(models: tuple[Path, Path]) -> None:
+    settings = BenchSettings(prompt_tokens=4096, threads=1)
+    with (
+        pytest.raises(EdgeError, match="was trained on 512 tokens; 4096 were asked for") as caught,
+        opened(models[0], settings),
+    ):
+        pass
+    assert caught.value.hint == "Ask for at most 512 with --pp and --tg."
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message", "hint"),
+    [
+        ({"prompt_tokens": 0}, "--pp is 0.", "--pp must be at least 1."),
+        ({"generated_tokens": 4}, "--tg is 4.", "--tg must be at least 8."),
+        ({"streams": (0, 1)}, "--parallel is (0, 1).", "--parallel must be numbers between 1 and 64."),
+        ({"rounds": 0}, "--rounds is 0.", "--rounds must be at least 1."),
+    ],
+)
+def test_effort_out_of_range_is_refused(wrong: dict[str, object], message: str, hint: str) -> None:
+    with pytest.raises(EdgeError) as caught:
+        BenchSettings(**wrong)  # type: ignore[arg-type]
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+def _sample(value: float, joules: float | None = None, attempts: int = 1, *, is_throttled: bool = False) -> Sample:
+    return Sample(Observation({"tg8": value}, tokens=8), joules, attempts, is_throttled)
+
+
+def test_energy_is_shared_out_over_the_tokens() -> None:
+    decode, energy = speed_metrics({"tg8": [_sample(10.0, 4.0), _sample(12.0, 8.0)]}, [DECODE])
+    assert decode.samples == (10.0, 12.0)
+    assert (energy.kind.name, energy.kind.unit, energy.samples) == ("tg8_energy", "J/tok", (0.5, 1.0))
+    assert len(speed_metrics({"tg8": [_sample(10.0)]}, [DECODE])) == 1
+
+
+def test_throttling_is_said() -> None:
+    assert throttling_notes({"tg8": [_sample(10.0)]}) == []
+    assert throttling_notes({"tg8": [_sample(10.0, attempts=2), _sample(9.0, attempts=3, is_throttled=True)]}) == [
+        "The machine slowed itself down; 3 samples were measured again.",
+        "The machine slowed itself down every time in: tg8.",
+    ]
+
+
+def test_fresh_starts_are_told_apart_by_where_the_file_was() -> None:
+    def start(first_token: float, *, is_warm: bool) -> FreshStart:
+        return FreshStart(is_warm, 0.2, first_token, 1000, 50, (), ())
+
+    metrics = fresh_metrics([start(2.0, is_warm=False), start(1.0, is_warm=True), start(1.5, is_warm=True)])
+    assert {metric.kind.name: metric.samples for metric in metrics} == {
+        "cold_start": (2.0,),
+        "warm_start": (1.0, 1.5),
+        "load": (0.2, 0.2),
+        "peak_rss": (1000.0, 1000.0, 1000.0),
+        "vram": (50.0, 50.0, 50.0),
+    }
+    assert fresh_metrics([]) == []
+
+
+def test_a_perplexity_alone_is_a_figure_with_its_error() -> None:
+    (metric,) = quality_metrics(Estimate(12.5, 0.25))
+    assert (metric.kind.name, metric.value, metric.standard_error) == ("perplexity", 12.5, 0.25)
+
+
+def test_gaps_are_between_the_tokens_of_each_reply() -> None:
+    completion = Completion("", (), "length", Usage(1, 0, 3), Timing(0, 0, 0))
+    runs = [Run(0.0, (1.0, 1.5, 3.0), 3.0, completion), Run(0.0, (2.0, 2.25), 3.0, completion)]
+    assert gaps_of(runs) == [0.5, 1.5, 0.25]
+    with pytest.raises(EdgeError, match="The replies had a single token"):
+        gaps_of([Run(0.0, (1.0,), 1.0, completion)])
