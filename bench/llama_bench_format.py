@@ -1,5 +1,6 @@
 """Prefill and decode in the JSON that llama-bench writes, so that its compare-llama-bench.py reads them.
 
+That script holds only runs with the same settings against each other: llama-bench's are made with -b 512 -lm mmap.
 Fields that edge has no setting for carry what llama-bench's defaults are. Source: llama.cpp,
 tools/llama-bench/llama-bench.cpp (get_fields, json_printer) and scripts/compare-llama-bench.py.
 """
@@ -51,7 +52,7 @@ def _conditions(record: Record) -> dict[str, Any]:
         "backends": settings["backends"],
         "model_filename": record.model.path,
         "model_type": record.model.description,
-        "model_size": record.model.file_bytes,
+        "model_size": record.model.weight_bytes,
         "model_n_params": record.model.parameters,
         "n_batch": PREFILL_STEP_TOKENS,
         "n_ubatch": PREFILL_STEP_TOKENS,

@@ -53,6 +53,8 @@ class ModelRecord:
     quantization: str
     parameters: int
     file_bytes: int
+    weight_bytes: int
+    """Of the tensors alone."""
     description: str
     """As llama.cpp describes it."""
 

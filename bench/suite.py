@@ -270,6 +270,7 @@ def model_record(path: Path, model: Model | None = None) -> ModelRecord:
         quantization=description.quantization or "?",
         parameters=description.parameters,
         file_bytes=file.file_bytes,
+        weight_bytes=sum(tensor.n_bytes for tensor in file.tensors.values()),
         description=model_description(model) if model else "",
     )
 

@@ -106,6 +106,7 @@ def make_record(
             quantization=quantization,
             parameters=parameters,
             file_bytes={"Q8_0": 145_000_000}.get(quantization, 92_000_000),
+            weight_bytes=90_000_000,
             description=f"llama 135M {quantization}",
         ),
         started="2026-01-02T03:04:05Z",

@@ -20,6 +20,7 @@ def test_prefill_and_decode_have_every_field_that_the_compare_script_reads() -> 
     prefill, decode = llama_bench_documents(make_record())
     for document in (prefill, decode):
         assert set(READ_FIELDS.split()) <= set(document)
+        assert document["model_size"] == 90_000_000
         assert document["build_commit"] == "01234567"
         assert document["model_filename"] == "/models/model-Q4_0.gguf"
         assert (document["type_k"], document["n_threads"], document["cpu_info"]) == ("f16", 4, "Made-up CPU <7>")
