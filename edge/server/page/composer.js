@@ -29,6 +29,11 @@ export class Composer {
     this.field.focus();
   }
 
+  /** Puts the keyboard where the next message is typed, unless that would bring up one on the screen. */
+  invite() {
+    if (matchMedia("(hover: hover)").matches) this.focus();
+  }
+
   showAnswering(isAnswering) {
     this.#isAnswering = isAnswering;
     const label = isAnswering ? "Stop" : "Send";

@@ -4,7 +4,8 @@ const SVG = "http://www.w3.org/2000/svg";
 
 /**
  * element("button", { class: "small", type: "button", on: { click } }, "Copy")
- * Attributes that are null, undefined or false are left out; true is an empty attribute. Children may be texts.
+ * Attributes that are null, undefined or false are left out; true is an empty attribute. Children are elements, texts
+ * and lists of these.
  */
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -15,8 +16,13 @@ export function element(tag, attributes = {}, ...children) {
       made.setAttribute(name, value === true ? "" : String(value));
     }
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
+  return fill(made, children.flat());
+}
+
+/** Adds any number of children: spread into a call, many of them overflow the stack. */
+export function fill(parent, children) {
+  for (const child of children) if (child !== null && child !== undefined) parent.append(child);
+  return parent;
 }
 
 /** One of the drawings in index.html, hidden from screen readers: what it stands for is said beside it. */

@@ -2,7 +2,8 @@
 
 const MAX_NESTING = 500;
 const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
-const NUMBER_START = /-?(?:0|[1-9]\d*)?(?:\.\d*)?(?:[eE][+-]?)?$/;
+const NUMBER_START = /^-?(?:(?:0|[1-9]\d*)(?:\.|(?:\.\d+)?(?:[eE][+-]?)?))?$/;
+const MAX_NUMBER_CHARACTERS = 400;
 const PLAIN = /[^"\\\u0000-\u001f]*/y;
 const ESCAPE = /\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})/y;
 
@@ -142,10 +143,11 @@ class Reader {
       if (rest !== "" && this.at + rest.length === this.text.length && word.startsWith(rest)) this.at = this.text.length;
     }
     const start = this.at;
-    if (start < this.text.length && this.match(NUMBER)) return;
-    if (start < this.text.length && this.text.length - start < 400 && NUMBER_START.exec(this.text.slice(start))?.index === 0) {
-      this.at = this.text.length;
-    }
+    const isNumber = start < this.text.length && this.match(NUMBER);
+    if (isNumber && this.at === this.text.length) return;
+    const isNear = this.text.length - start < MAX_NUMBER_CHARACTERS;
+    if (isNear && NUMBER_START.test(this.text.slice(start))) this.at = this.text.length;
+    else if (isNumber) return;
     throw this.wrong("a value");
   }
 }

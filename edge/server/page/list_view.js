@@ -1,6 +1,6 @@
 /** The conversations that are kept: found, opened, renamed, exported and deleted. */
 
-import { byId, element, iconButton } from "./dom.js";
+import { byId, element, fill, iconButton } from "./dom.js";
 
 const SEARCH_MILLISECONDS = 150;
 const WHEN = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "short" });
@@ -40,7 +40,8 @@ export class ListView {
     if (asked !== this.#asked || this.items.querySelector("input")) return;
     const focused = document.activeElement?.closest?.("#conversations li")?.dataset.id;
     const control = document.activeElement?.dataset?.control;
-    this.items.replaceChildren(...summaries.map((summary) => this.#item(summary)));
+    this.items.replaceChildren();
+    fill(this.items, summaries.map((summary) => this.#item(summary)));
     if (focused) this.items.querySelector(`li[data-id="${focused}"] [data-control="${control}"]`)?.focus();
     byId("none-found").hidden = summaries.length > 0;
     byId("none-found").textContent = this.search.value.trim() === "" ? "No conversations yet." : "Nothing found.";

@@ -172,8 +172,9 @@ class Inline {
     }
   }
 
-  /** The marker of this character that was opened last and is no longer than `length`. */
+  /** The open marker that a run of this length closes: one of the same length, or else the last that is shorter. */
   nearest(character, length) {
+    if (length === 2 && this.counts.get(character.repeat(2))) return character.repeat(2);
     for (let index = this.open.length - 1; index > 0; index -= 1) {
       const { marker, children } = this.open[index];
       const isFilled = children.length > 0 || index < this.open.length - 1;
@@ -209,8 +210,11 @@ class Inline {
   bareUrl() {
     BARE_URL.lastIndex = this.at;
     let shown = BARE_URL.exec(this.text)?.[0] ?? "";
-    shown = shown.replace(/[.,;:!?*_~\]}|]{1,20}$/, "");
-    if (shown.endsWith(")") && !shown.includes("(")) shown = shown.replace(/[).,;:!?*_]{1,20}$/, "");
+    let extra = shown.split(")").length - shown.split("(").length; // brackets around the address, not in it
+    while (/[.,;:!?*_~\]}|]$/.test(shown) || (extra > 0 && shown.endsWith(")"))) {
+      if (shown.endsWith(")")) extra -= 1;
+      shown = shown.slice(0, -1);
+    }
     const address = shown === "" ? null : safeAddress(shown);
     if (address === null) return this.take(this.text.slice(this.at, this.at + 4), 4);
     this.take({ kind: "link", address, children: [shown] }, shown.length);

@@ -1,6 +1,6 @@
 /** Markdown as elements, made of texts only, and the same while the text is still being written. */
 
-import { copyButton, element } from "./dom.js";
+import { copyButton, element, fill } from "./dom.js";
 import { parseBlocks } from "./markdown.js";
 import { parseInline } from "./markdown_inline.js";
 
@@ -8,7 +8,8 @@ const SHARE_OF_TIME = 8; // a rendering that took 5 ms is not made again within 
 
 /** Shows a whole text. */
 export function showMarkdown(container, text) {
-  container.replaceChildren(...parseBlocks(text.replaceAll("\r", "")).map((block) => blockElement(block)));
+  container.replaceChildren();
+  fill(container, parseBlocks(text.replaceAll("\r", "")).map((block) => blockElement(block)));
 }
 
 /**
@@ -98,13 +99,13 @@ function blockElement(block, isUnfinished = false) {
   const blocks = (inside) => inside.map((inner) => blockElement(inner, isUnfinished));
   switch (block.kind) {
     case "paragraph":
-      return element("p", {}, ...inlineNodes(block.text, isUnfinished));
+      return element("p", {}, inlineNodes(block.text, isUnfinished));
     case "heading": // the page has an h1 of its own
-      return element(`h${Math.min(block.level + 1, 6)}`, {}, ...inlineNodes(block.text, isUnfinished));
+      return element(`h${Math.min(block.level + 1, 6)}`, {}, inlineNodes(block.text, isUnfinished));
     case "code":
       return codeElement(block.text, block.language);
     case "quote":
-      return element("blockquote", {}, ...blocks(block.blocks));
+      return element("blockquote", {}, blocks(block.blocks));
     case "rule":
       return element("hr");
     case "table":
@@ -132,27 +133,27 @@ export function codeElement(text, language) {
 
 function listElement(block, blocks) {
   const items = block.items.map((item) => {
-    const inside = blocks(item.blocks);
+    let inside = blocks(item.blocks);
     // one paragraph, and at most a list below it: the item's text stands without a paragraph's distances
     if (inside[0]?.tagName === "P" && inside.slice(1).every((inner) => inner.tagName !== "P")) {
-      inside.splice(0, 1, ...inside[0].childNodes);
+      inside = [...inside[0].childNodes, ...inside.slice(1)];
     }
-    if (item.isDone === null) return element("li", {}, ...inside);
+    if (item.isDone === null) return element("li", {}, inside);
     const box = element("input", { type: "checkbox", disabled: true, "aria-label": item.isDone ? "done" : "to do" });
     box.checked = item.isDone;
-    return element("li", { class: "task" }, box, " ", ...inside);
+    return element("li", { class: "task" }, box, " ", inside);
   });
   const start = block.isOrdered && block.start !== 1 ? block.start : null;
-  return element(block.isOrdered ? "ol" : "ul", { start }, ...items);
+  return element(block.isOrdered ? "ol" : "ul", { start }, items);
 }
 
 function tableElement({ aligned, head, rows }) {
   const row = (tag, texts) =>
-    element("tr", {}, ...texts.map((text, index) => element(tag, { class: aligned[index] }, ...inlineNodes(text))));
+    element("tr", {}, texts.map((text, index) => element(tag, { class: aligned[index] }, inlineNodes(text))));
   return element(
     "div",
     { class: "table", tabindex: "0" },
-    element("table", {}, element("thead", {}, row("th", head)), element("tbody", {}, ...rows.map((texts) => row("td", texts)))),
+    element("table", {}, element("thead", {}, row("th", head)), element("tbody", {}, rows.map((texts) => row("td", texts)))),
   );
 }
 
@@ -167,9 +168,9 @@ function nodesOf(items, isInLink) {
     if (typeof item === "string") return [item];
     if (item.kind === "break") return [element("br")];
     if (item.kind === "code") return [element("code", {}, item.text)];
-    if (item.kind !== "link") return [element(TAGS[item.kind], {}, ...nodesOf(item.children, isInLink))];
+    if (item.kind !== "link") return [element(TAGS[item.kind], {}, nodesOf(item.children, isInLink))];
     if (isInLink) return nodesOf(item.children, true);
     const attributes = { href: item.address, title: item.address, target: "_blank", rel: "noopener noreferrer" };
-    return [element("a", attributes, ...nodesOf(item.children, true))];
+    return [element("a", attributes, nodesOf(item.children, true))];
   });
 }

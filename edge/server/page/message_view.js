@@ -117,6 +117,7 @@ export class MessageView {
 
   #buttons() {
     const { node, actions } = this;
+    if (node.failure && node.content === "") return null; // there is nothing to copy, and trying again is offered above
     return element(
       "span",
       { class: "actions" },
@@ -132,7 +133,7 @@ export class MessageView {
 
   #facts() {
     const { facts } = this.node;
-    if (!facts) return null;
+    if (!facts || (this.node.failure && this.node.content === "")) return null;
     const parts = [];
     if (facts.tokens > 0) parts.push(`${facts.isCounted ? "" : "about "}${shown(facts.tokens)} tokens`);
     if (facts.tokensPerSecond) parts.push(`${shown(facts.tokensPerSecond, 1)} tokens/s`);

@@ -1,7 +1,7 @@
 /** The messages that are shown, and where the reader is in them. */
 
 import { shownPath } from "./conversation.js";
-import { byId } from "./dom.js";
+import { byId, fill } from "./dom.js";
 import { MessageView } from "./message_view.js";
 
 const NEAR_PIXELS = 32;
@@ -39,8 +39,8 @@ export class ThreadView {
       const view = new MessageView(conversation, node, this.actions);
       return answer?.node === node ? view.follow(answer) : view.showWhole();
     });
-    this.#views.push(...added);
-    this.messages.append(...added.map((view) => view.element));
+    this.#views = [...this.#views, ...added];
+    fill(this.messages, added.map((view) => view.element));
     byId("empty").hidden = path.length > 0;
     if (isOther) this.goToEnd();
   }

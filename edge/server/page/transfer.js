@@ -76,7 +76,7 @@ function nodesOf(nodes, path) {
       children: children.map((child) => child.id),
       chosen: chosen?.id ?? null,
     };
-    waiting.push(...children);
+    for (const child of children) waiting.push(child);
   }
   return made;
 }
