@@ -34,6 +34,7 @@ from edge.waiting import WaitingRequests
 MAX_GUESSES = 16
 """Guessed tokens in a step, of all requests together; for each, logits are computed."""
 _SHORT_TOKENS = 8  # so many tokens of one request are fed in a step whatever else there is
+_RECORDED_STEPS = 4  # of steps that are like the one before, each fourth is taken for what such steps take
 _PREFILL_SLOWDOWN = 2.0  # a step with prompts in it may take so many times as long as one without
 
 _CLOSED = EdgeError("The engine is closed.", hint="Open the model again.")
@@ -117,6 +118,7 @@ class Loop:
         self._lock = threading.Lock()
         self._in_flight = 0
         self._free_guesses = 0
+        self._last_count = 0
         self._is_stopped = False
         self.steps = 0
         """Decode steps finished so far: whoever watches from outside sees by it that the loop gets on."""
@@ -227,7 +229,9 @@ class Loop:
             return
         started = time.perf_counter()
         fed = self._decode(fed)
-        self._step_times.record(self._batch.count, time.perf_counter() - started)
+        if self._batch.count != self._last_count or self.steps % _RECORDED_STEPS == 0:  # others say nothing new
+            self._step_times.record(self._batch.count, time.perf_counter() - started)
+        self._last_count = self._batch.count
         self.steps += 1
         for each in fed:
             self._note(each)

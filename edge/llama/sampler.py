@@ -23,7 +23,7 @@ from edge.llama.sampler_chain import SamplerVocabulary, build_chain
 from edge.settings import SamplingSettings
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
-_FIRST_CAPACITY = 256
+_FIRST_CAPACITY = 1024
 _HIGHEST_BIAS = 1e30  # within the range of float32, with room for a few of them
 
 
@@ -56,6 +56,7 @@ class Sampler:
         self._own_logits = np.empty(vocab.size, np.float32) if changes_logits else None
         self._is_greedy = settings.temperature == 0 and not self._penalized.can_be_any
         self._array = self._llama.llama_token_data_array()
+        self._array_pointer = ctypes.pointer(self._array)
         self._reserve(_FIRST_CAPACITY)
         self._chain = build_chain(
             settings, vocab, seed=self.seed, prompt_tokens=prompt_tokens, context_tokens=context_tokens
@@ -104,23 +105,26 @@ class Sampler:
 
     def _draw(self, tokens: TokenIds, row: Logits) -> int:
         """Let the chain choose among some tokens."""
-        values = row if len(tokens) == len(row) else row[tokens]
-        _check_numbers(values.max())
-        if len(tokens) > len(self._candidates):
-            self._reserve(len(tokens))
-        candidates, array = self._candidates[: len(tokens)], self._array
-        candidates["id"] = tokens
-        candidates["logit"] = values
-        array.data, array.size = self._first_candidate, len(tokens)  # a stage may have moved the start
+        count = len(tokens)
+        values = row if count == len(row) else row[tokens]
+        if count > len(self._ids):
+            self._reserve(count)
+        self._ids[:count] = tokens
+        self._logits[:count] = values
+        array = self._array
+        array.data, array.size = self._first_candidate, count  # a stage may have moved the start
         array.selected, array.sorted = -1, False
-        self._llama.llama_sampler_apply(self._chain, ctypes.byref(array))
+        self._llama.llama_sampler_apply(self._chain, self._array_pointer)
         chosen = array.data[array.selected]
+        if not chosen.p > 0:  # there are none behind a greedy stage, and none where a logit was no number
+            _check_numbers(values.max())
         self._check_chosen(chosen.logit)
         return int(chosen.id)
 
     def _reserve(self, capacity: int) -> None:
-        self._candidates = np.empty(capacity, _CANDIDATE)
-        self._first_candidate = ctypes.cast(self._candidates.ctypes.data, type(self._array.data))
+        candidates = np.zeros(capacity, _CANDIDATE)
+        self._ids, self._logits = candidates["id"], candidates["logit"]
+        self._first_candidate = ctypes.cast(candidates.ctypes.data, type(self._array.data))
 
     def _check_chosen(self, logit: float) -> None:
         """EdgeError if even the token that was chosen is ruled out."""
