@@ -78,13 +78,21 @@ def measure_fresh_start(path: Path, settings: FreshSettings, *, from_memory: boo
     )
 
 
+def can_measure_processes() -> bool:
+    """Whether this system tells the peak memory of a process that ended."""
+    return hasattr(os, "wait4")
+
+
+def can_forget_files() -> bool:
+    """Whether this system drops what it keeps of a file when asked to."""
+    return hasattr(os, "posix_fadvise")
+
+
 def forget_file(path: Path) -> None:
     """Ask the system to drop what it keeps of a file, or of all parts of a split one."""
     from edge.gguf_file import read_gguf
 
     file = read_gguf(path)
-    if not hasattr(os, "posix_fadvise"):
-        return
     for part in file.parts or (file.path,):
         with part.open("rb") as opened:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

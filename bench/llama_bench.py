@@ -43,6 +43,11 @@ class Sides:
         return median(ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True))
 
     @property
+    def best_ratio(self) -> float:
+        """Of the fastest rounds, which other work on the machine disturbed least."""
+        return max(self.ours) / max(self.theirs)
+
+    @property
     def holds(self) -> bool:
         return abs(self.ratio - 1) <= BAR
 
@@ -134,7 +139,7 @@ def sides_line(sides: Sides) -> str:
     verdict = "holds" if sides.holds else f"is off by more than {BAR:.0%}"
     return (
         f"{sides.name:<8} edge {median(sides.ours):.1f} tok/s, llama-bench {median(sides.theirs):.1f} tok/s,"
-        f" ratio {sides.ratio:.3f} ({low:.3f} - {high:.3f}): {verdict}"
+        f" ratio {sides.ratio:.3f} ({low:.3f} - {high:.3f}), of the fastest rounds {sides.best_ratio:.3f}: {verdict}"
     )
 
 

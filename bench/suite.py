@@ -12,7 +12,13 @@ from typing import Any
 from bench.cases import BenchSettings, Subject, first_token_prompt, metric_kinds, opened
 from bench.ceiling import Bandwidth, ceiling, measure_bandwidth, weight_bytes_per_token
 from bench.energy import find_energy_meter
-from bench.fresh_start import FreshSettings, FreshStart, measure_fresh_start
+from bench.fresh_start import (
+    FreshSettings,
+    FreshStart,
+    can_forget_files,
+    can_measure_processes,
+    measure_fresh_start,
+)
 from bench.machine import machine_record
 from bench.measure import Guard, Sample, measure_in_turn
 from bench.quality import Compared, Estimate, Quality, measure_quality
@@ -111,7 +117,10 @@ def _settings_document(plan: BenchPlan, guard: Guard) -> dict[str, Any]:
 
 
 def _start_fresh(found: _Found, settings: BenchSettings, say: Callable[[str], None]) -> None:
-    """Starts with the file forgotten by the system and with it in memory, in turn."""
+    """Starts with the file forgotten by the system, where it can be asked to, and with it in memory, in turn."""
+    if not can_measure_processes():
+        found.notes.append("Fresh processes cannot be measured on this system.")
+        return
     fresh = FreshSettings(
         settings.prompt_tokens,
         settings.generated_tokens,
@@ -120,10 +129,11 @@ def _start_fresh(found: _Found, settings: BenchSettings, say: Callable[[str], No
         settings.key_type,
         settings.value_type,
     )
+    kinds = (False, True) if can_forget_files() else (True,)
     starts = []
     for number in range(settings.fresh_starts):
         say(f"{found.path.name}: fresh start {number + 1} of {settings.fresh_starts}")
-        starts += [measure_fresh_start(found.path, fresh, from_memory=is_warm) for is_warm in (False, True)]
+        starts += [measure_fresh_start(found.path, fresh, from_memory=is_warm) for is_warm in kinds]
     found.metrics += fresh_metrics(starts)
     if starts:
         last = starts[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,16 @@ def test_fresh_starts_are_told_apart_by_where_the_file_was() -> None:
         "vram": (50.0, 50.0, 50.0),
     }
     assert fresh_metrics([]) == []
+
+
+def test_a_system_that_cannot_measure_processes_is_said_and_goes_on(
+    models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.suite.can_measure_processes", lambda: False)
+    (record,) = run_bench(BenchPlan(models[:1], replace(TINY, streams=())))
+    assert "Fresh processes cannot be measured on this system." in record.notes
+    assert record.memory is None and record.metric("peak_rss") is None
+    assert record.metric("tg8")
 
 
 def test_a_perplexity_alone_is_a_figure_with_its_error() -> None:
