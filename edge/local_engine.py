@@ -30,13 +30,11 @@ from edge.prompt_lookup import PromptLookup
 from edge.request import AdapterChoice, EngineStatus, Request, choices_of
 from edge.request_check import check_request
 from edge.saved_prefixes import SavedPrefixes
-from edge.settings import AdapterSettings, ModelSettings, SamplingSettings
+from edge.settings import DEFAULT_CONTEXT_TOKENS, AdapterSettings, ModelSettings, SamplingSettings
 from edge.slot import AdapterSet, Slot
 from edge.speculation import Drafter, Speculation, exact_step_tokens
 from edge.step_times import StepTimes
 from edge.stream import Stream
-
-DEFAULT_CONTEXT_TOKENS = 8192
 
 
 class LocalEngine:

@@ -48,7 +48,7 @@ def serve(
     ] = None,
     queue: Annotated[int, typer.Option("--queue", metavar="N", help="Answers that may wait; more are refused.")] = 256,
     memory: Annotated[
-        str | None, typer.Option("--memory", metavar="SIZE", help="What all loaded models may take, such as 12GB.")
+        str | None, typer.Option("--memory", metavar="SIZE", help="What loaded models may take together, such as 12GB.")
     ] = None,
     idle: Annotated[
         float | None, typer.Option("--idle-minutes", metavar="N", help="Close a model after so long without requests.")
@@ -71,7 +71,6 @@ def serve(
     ] = False,
 ) -> None:
     """Serve models over HTTP, as OpenAI's API does."""
-    from edge.quantities import parse_size
     from edge.server.model_files import open_model
     from edge.server.model_pool import ModelPool
     from edge.server.run import serve
@@ -89,14 +88,26 @@ def serve(
     )
     settings = _with_key(settings)
     model_settings = ModelSettings(context_tokens=context, parallel=parallel, threads=threads, queue_limit=queue)
+    if idle is not None and not idle > 0:
+        raise EdgeError(f"--idle-minutes is {idle:g}.", hint="Give a time above 0, or leave it out.")
     pool = ModelPool(
         _sources(models, quant, lora or [], model_settings),
         open_model,
-        memory_bytes=None if memory is None else parse_size(memory),
+        memory_bytes=_memory_bytes(memory, len(models)),
         idle_seconds=None if idle is None else idle * 60,
     )
     _log_to_stderr()
     serve(pool, settings, _print_ready, ready_fd=ready_fd)
+
+
+def _memory_bytes(asked: str | None, models: int) -> int | None:
+    """What loaded models may take together. One model alone may take what it needs."""
+    from edge.quantities import parse_size
+    from edge.server.model_files import usable_memory_bytes
+
+    if asked is not None:
+        return parse_size(asked)
+    return usable_memory_bytes() if models > 1 else None
 
 
 def _keys(key: str | None, file: Path | None) -> tuple[str, ...]:

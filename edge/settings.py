@@ -11,6 +11,8 @@ from typing import Literal, get_args
 from edge.errors import EdgeError
 
 KVType = Literal["F16", "Q8_0", "Q4_0"]
+DEFAULT_CONTEXT_TOKENS = 8192
+"""Where none is asked for, and the model was trained on as many."""
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from edge.checked import CheckedStream
 from edge.errors import EdgeError
-from edge.openai_request import ChatBody, to_requests
+from edge.openai_request import ChatBody
 from edge.openai_response import Answer, collect
 from edge.request import EngineStatus, Event, FinishEvent, Request
 from edge.server.errors import AnswerFailedError, RefusedError
@@ -25,6 +25,9 @@ from edge.server.replies import Numbered, Replies, Waker
 from edge.server.server_settings import ServerSettings
 from edge.stream import Stream
 from edge.text_engine import TextEngine
+from edge.tool_grammar import submit_with_tools
+from edge.tool_requests import chat_requests
+from edge.tools import ToolSet
 
 PAUSE_SECONDS = 10.0
 """Of silence, after which an answer that is streamed gives a sign of life."""
@@ -34,6 +37,11 @@ _CHECKING_THREADS = 32
 Streams = Sequence[Stream | CheckedStream]
 Result = TypeVar("Result")
 MakeRequests = Callable[[TextEngine], Sequence[Request]]
+Submit = Callable[[Request, TextEngine], Stream | CheckedStream]
+
+
+def _submit_as_it_is(request: Request, engine: TextEngine) -> Stream | CheckedStream:
+    return engine.submit(request)
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,8 @@ class Asked:
     make_requests: MakeRequests
     prompt_field: str = "prompt"
     """Where in the body the prompt is."""
+    submit: Submit = _submit_as_it_is
+    """Gives each request to the engine; called in a thread."""
 
 
 class Answers:
@@ -91,10 +101,20 @@ class Answering:
         self._checking.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.asynccontextmanager
-    async def chat(self, body: ChatBody) -> AsyncIterator[Answers]:
+    async def chat(
+        self, body: ChatBody, tools: ToolSet | None = None, *, prompt_field: str = "messages"
+    ) -> AsyncIterator[Answers]:
         """The answers to a conversation, as many as it asks for. EdgeError before the block if there will be none."""
-        self._check_limits(body)
-        async with self.ask(Asked(body.model, lambda engine: to_requests(body, engine), "messages")) as answers:
+        self._check_limits(body, prompt_field)
+        submit = _submit_as_it_is
+        if tools is not None:
+            offered = tools
+
+            def submit(request: Request, engine: TextEngine) -> Stream | CheckedStream:
+                return submit_with_tools(request, engine, offered, body.constraint)
+
+        asked = Asked(body.model, lambda engine: chat_requests(body, tools, engine), prompt_field, submit)
+        async with self.ask(asked) as answers:
             yield answers
 
     @contextlib.asynccontextmanager
@@ -136,8 +156,8 @@ class Answering:
         except EdgeError:
             return None
 
-    def _check_limits(self, body: ChatBody) -> None:
-        _check_count(len(body.messages), self._settings.max_messages, "messages", "messages")
+    def _check_limits(self, body: ChatBody, prompt_field: str) -> None:
+        _check_count(len(body.messages), self._settings.max_messages, prompt_field, "messages")
 
     async def _submitted(self, engine: TextEngine, asked: Asked) -> tuple[Sequence[Request], Streams]:
         """The requests and their streams. If the client leaves meanwhile, they are cancelled once they are there."""
@@ -154,7 +174,7 @@ class Answering:
         streams: list[Stream | CheckedStream] = []
         try:
             for request in requests:
-                streams.append(engine.submit(request))
+                streams.append(asked.submit(request, engine))
         except EdgeError:
             for stream in streams:
                 stream.cancel()

@@ -53,6 +53,9 @@ class Metrics:
             buckets=_BETWEEN_TOKENS_SECONDS,
         )
         self.loaded_models = Gauge("edge_models_loaded", "Models in memory.", registry=registry)
+        self.busy_sequences = Gauge(
+            "edge_sequences_busy", "Sequences of the engine that have a request.", ["model"], registry=registry
+        )
         self.kv_tokens = Gauge(
             "edge_kv_cache_tokens", "Tokens held in the KV cache, of idle sequences too.", ["model"], registry=registry
         )
@@ -62,6 +65,7 @@ class Metrics:
 
     def note_status(self, model: str, status: EngineStatus | None) -> None:
         if status:
+            self.busy_sequences.labels(model).set(status.running)
             self.kv_tokens.labels(model).set(status.held_tokens)
             self.kv_share.labels(model).set(status.held_tokens / status.cache_tokens)
 

@@ -81,6 +81,13 @@ class ModelPool:
         if len(self._entries) < len(sources) or not sources:
             names = ", ".join(source.name for source in sources) or "none"
             raise EdgeError(f"The models are called: {names}.", hint="Give one or more, each with a name of its own.")
+        too_large = [source for source in sources if memory_bytes is not None and source.memory_bytes > memory_bytes]
+        if too_large:
+            raise EdgeError(
+                f"{too_large[0].name} takes about {size_text(too_large[0].memory_bytes)}; models may take "
+                f"{size_text(memory_bytes or 0)}.",
+                hint="Allow more with --memory, or take a smaller quantization or context.",
+            )
         self._open_model = open_model
         self._memory_bytes = memory_bytes
         self._idle_seconds = idle_seconds

@@ -22,6 +22,8 @@ from edge.server.model_pool import ModelSource
 from edge.server.openai_chunks import CHAT, COMPLETION, ChunkForm, ChunkWriter, Head
 from edge.server.openapi_schemas import CHAT_REQUEST, COMPLETIONS_REQUEST, EMBEDDINGS_REQUEST, request_body
 from edge.server.streaming import SIGN_OF_LIFE, StreamedResponse
+from edge.server.tool_chunks import ToolChunkWriter, with_tool_calls
+from edge.tools import parse_tools
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -30,13 +32,15 @@ router = APIRouter(tags=["OpenAI"])
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
     body = parse_body(await json_of(request))
+    tools = parse_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
     answering: Answering = request.app.state.answering
-    answer = answering.chat(body)
+    answer = answering.chat(body, tools)
     if body.is_streamed:
-        return await StreamedResponse.of(_frames(answer, CHAT, "chatcmpl", body))
+        return await StreamedResponse.of(_frames(answer, CHAT, "chatcmpl", body, has_tools=tools is not None))
     async with answer as answers:
         collected = await answers.collected()
-        return JSONResponse(completion_body(collected, **asdict(_head(answers, "chatcmpl"))))
+        completion = completion_body(collected, **asdict(_head(answers, "chatcmpl")))
+        return JSONResponse(with_tool_calls(completion) if tools else completion)
 
 
 @router.post("/v1/completions", openapi_extra=request_body(COMPLETIONS_REQUEST))
@@ -89,11 +93,17 @@ def _model(source: ModelSource) -> dict[str, Any]:
 
 
 async def _frames(
-    answer: AbstractAsyncContextManager[Answers], form: ChunkForm, prefix: str, body: ChatBody
+    answer: AbstractAsyncContextManager[Answers],
+    form: ChunkForm,
+    prefix: str,
+    body: ChatBody,
+    *,
+    has_tools: bool = False,
 ) -> AsyncGenerator[bytes, None]:
     async with answer as answers:
         head = _head(answers, prefix)
-        writer = ChunkWriter(form, head, choices=body.choices, counts_tokens=body.includes_usage)
+        make_writer = ToolChunkWriter if has_tools else ChunkWriter
+        writer = make_writer(form, head, choices=body.choices, counts_tokens=body.includes_usage)
         async for batch in answers.batches():
             frame = writer.frames(batch) if batch else SIGN_OF_LIFE
             if frame:

@@ -38,6 +38,20 @@ def _sampling() -> dict[str, Schema]:
     return described
 
 
+_CALL: Schema = {
+    "type": "object",
+    "required": ["function"],
+    "properties": {
+        "id": _TEXT,
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "required": ["name", "arguments"],
+            "properties": {"name": _TEXT, "arguments": {**_TEXT, "description": "The text of a JSON object."}},
+            "additionalProperties": False,
+        },
+    },
+}
 _MESSAGE: Schema = {
     "type": "object",
     "required": ["role", "content"],
@@ -57,6 +71,8 @@ _MESSAGE: Schema = {
                 },
             ]
         },
+        "tool_calls": {"type": "array", "description": "Of the assistant's.", "items": _CALL},
+        "tool_call_id": {**_TEXT, "description": "Of a tool's: the call that it is the result of."},
     },
 }
 _RESPONSE_FORMAT: Schema = {
@@ -116,6 +132,39 @@ _OPTIONS: dict[str, Schema] = {
     "priority": {"type": "integer"},
     "deadline_seconds": {"type": "number", "exclusiveMinimum": 0},
 }
+_FUNCTION_NAME: Schema = {**_TEXT, "pattern": "^[A-Za-z0-9_-]{1,128}$"}
+_TOOL: Schema = {
+    "type": "object",
+    "required": ["type", "function"],
+    "properties": {
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {
+                "name": _FUNCTION_NAME,
+                "description": _TEXT,
+                "parameters": {"type": "object", "description": "A JSON Schema that arguments are held to."},
+                "strict": _FLAG,
+            },
+            "additionalProperties": False,
+        },
+    },
+    "additionalProperties": False,
+}
+_TOOL_CHOICE: Schema = {
+    "oneOf": [
+        {"enum": ["none", "auto", "required"]},
+        {
+            "type": "object",
+            "required": ["type", "function"],
+            "properties": {
+                "type": {"const": "function"},
+                "function": {"type": "object", "required": ["name"], "properties": {"name": _FUNCTION_NAME}},
+            },
+        },
+    ]
+}
 CHAT_REQUEST: Schema = {
     "title": "ChatRequest",
     "type": "object",
@@ -125,6 +174,9 @@ CHAT_REQUEST: Schema = {
         "max_completion_tokens": _integer(1),
         "logprobs": _FLAG,
         "top_logprobs": _integer(0, MAX_TOP_LOGPROBS),
+        "tools": {"type": "array", "maxItems": 128, "items": _TOOL},
+        "tool_choice": _TOOL_CHOICE,
+        "parallel_tool_calls": {**_FLAG, "default": True},
         "chat_template_kwargs": {"type": "object", "description": "Values that the model's template reads."},
         **_OPTIONS,
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,10 +16,13 @@ from starlette.testclient import TestClient
 from edge.request import Delivery, FailureEvent, Request
 from edge.server.app import create_app
 from edge.server.background import BackgroundServer
+from edge.server.model_files import open_model, source_of
 from edge.server.model_pool import LoadedModel, ModelPool, ModelSource
 from edge.server.server_settings import ServerSettings
+from edge.settings import ModelSettings
 from edge.stream import Stream
 from tests.edge.fake_engine import Answer, FakeEngine
+from tests.tiny import write_tiny_checkpoint
 
 ASK = {"messages": [{"role": "user", "content": "Hi"}]}
 
@@ -54,6 +58,30 @@ class ServedFake(FakeEngine):
         """Give up all that is running, as when the process dies."""
         for stream, _ in self._coming:
             stream.deliver(FailureEvent(message, "Try again."))
+
+
+@pytest.fixture(scope="session")
+def roomy_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny models with random weights and room for long prompts: one with a system role, and a Gemma without."""
+    from convert.pipeline import write_checkpoint
+
+    folder = tmp_path_factory.mktemp("roomy")
+    paths = {}
+    for name in ("llama3", "gemma2"):
+        checkpoint = write_tiny_checkpoint(name, folder)
+        config = json.loads((checkpoint / "config.json").read_text())
+        (checkpoint / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+        (paths[name],) = write_checkpoint(checkpoint, ["F32"], folder / f"{name}.gguf")
+    return paths
+
+
+@pytest.fixture(scope="session")
+def roomy_server(roomy_models: dict[str, Path]) -> Iterator[BackgroundServer]:
+    """A server of these models, each loaded when it is first asked for."""
+    settings = ModelSettings(threads=1, parallel=1, context_tokens=4096)
+    sources = [source_of(name, path, settings) for name, path in roomy_models.items()]
+    with BackgroundServer(ModelPool(sources, open_model), ServerSettings(port=0)) as server:
+        yield server
 
 
 Serve = Callable[..., TestClient]

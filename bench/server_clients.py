@@ -1,0 +1,123 @@
+"""Clients of a server that cost next to nothing, so that what is measured is the server: sockets in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edge.errors import EdgeError
+
+_FIRST_TEXT = b'"delta":{"content":'
+_END = b"data: [DONE]"
+_USAGE = b'"completion_tokens":'
+_CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Address:
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        return cls(host, int(port))
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """One streamed answer: its tokens, and seconds from sending to the first text and to the end."""
+
+    tokens: int
+    first_token_seconds: float
+    seconds: float
+
+
+def stream_all(address: Address, bodies: Sequence[Mapping[str, Any]]) -> list[Streamed]:
+    """The answers to requests that are sent together. EdgeError if one fails."""
+
+    async def ask() -> list[Streamed]:
+        return await asyncio.gather(*(_stream(address, body) for body in bodies))
+
+    return asyncio.run(ask())
+
+
+def leave_at_random(
+    address: Address, bodies: Sequence[Mapping[str, Any]], times: int, longest_seconds: float, seed: int
+) -> int:
+    """As many clients as there are bodies, which together leave that often in the middle of an answer.
+
+    Gives how many answers were there before their client wanted to leave.
+    """
+    chance = random.Random(seed)
+    pauses = [chance.uniform(0, longest_seconds) for _ in range(times)]
+
+    async def client(body: Mapping[str, Any]) -> int:
+        whole = 0
+        while pauses:
+            whole += await _leave(address, body, pauses.pop())
+        return whole
+
+    async def leave() -> int:
+        return sum(await asyncio.gather(*(client(body) for body in bodies)))
+
+    return asyncio.run(leave())
+
+
+def get_text(address: Address, path: str) -> str:
+    """What a GET request gives."""
+
+    async def get() -> str:
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        content = await reader.read()
+        writer.close()
+        return content.partition(b"\r\n\r\n")[2].decode("utf-8", "replace")
+
+    return asyncio.run(get())
+
+
+def _request(body: Mapping[str, Any]) -> bytes:
+    content = json.dumps(body).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
+    return head.encode() + content
+
+
+async def _stream(address: Address, body: Mapping[str, Any]) -> Streamed:
+    started = time.perf_counter()
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(_request({**body, "stream": True, "stream_options": {"include_usage": True}}))
+    received = bytearray()
+    first = 0.0
+    while _END not in received[-64:]:
+        part = await reader.read(_CHUNK_BYTES)
+        received += part
+        if not first and _FIRST_TEXT in received:
+            first = time.perf_counter()
+        if not part or not received.startswith(b"HTTP/1.1 200"[: len(received)]):
+            raise EdgeError(f"The server answered: {received[-300:].decode(errors='replace')}", hint="See its log.")
+    writer.close()
+    tokens = int(received.rpartition(_USAGE)[2].split(b",")[0])
+    ended = time.perf_counter()
+    return Streamed(tokens, (first or ended) - started, ended - started)
+
+
+async def _leave(address: Address, body: Mapping[str, Any], seconds: float) -> bool:
+    """Whether the answer was whole before the client left."""
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(_request(body))
+    try:
+        async with asyncio.timeout(seconds):
+            while part := await reader.read(_CHUNK_BYTES):
+                if _END in part:
+                    return True
+    except TimeoutError:
+        pass
+    finally:
+        writer.transport.abort()
+    return False
