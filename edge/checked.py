@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Protocol
 
 from edge.constraint import Constraint, relax
 from edge.errors import EdgeError
@@ -66,6 +67,12 @@ def checked_constraint(constraint: Constraint) -> CheckedConstraint | None:
     return CheckedConstraint(enforced, SchemaCheck(parse_schema(constraint.text), relaxation))
 
 
+class ReplyChecker(Protocol):
+    """Says what is wrong with a whole reply; a SchemaCheck is one."""
+
+    def violations(self, text: str) -> Sequence[Violation]: ...
+
+
 @dataclass(frozen=True)
 class _Attempt:
     text: str
@@ -84,7 +91,7 @@ class CheckedStream:
     request that was cancelled ends without any text.
     """
 
-    def __init__(self, request: Request, check: SchemaCheck, submit: Callable[[Request], Stream]) -> None:
+    def __init__(self, request: Request, check: ReplyChecker, submit: Callable[[Request], Stream]) -> None:
         assert request.constraint is not None
         self._request = request
         self._check = check

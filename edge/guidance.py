@@ -35,6 +35,8 @@ _QUOTED = re.compile(r'"((?:[^"\\\n]|\\.)+)"')
 _WORD = re.compile(r"(?<![\w\\])\w+")
 _MARK = re.compile(r"\\[^\w\s]|[^\w\s\\()\[\]{}*+?|^$.\"]")  # punctuation that stands for itself
 _MARKS_OF_FORMATS = {"email": "@", "uri": ":", "date-time": "TZ", "time": "Z", "duration": "PTS", "ipv6": ":"}
+_EMBEDDED_SCHEMA = re.compile(r"%json\s*")
+_JSON_DECODER = json.JSONDecoder()
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r"}
 _MAX_LITERALS = 64
@@ -161,7 +163,7 @@ def literals_of(kind: Kind, text: str, vocabulary: MatchedVocabulary) -> tuple[i
 
 def _lark(text: str) -> str:
     """The grammar in Lark's syntax. GBNF writes rules with `::=`, Lark with a colon."""
-    nesting = sum(map(text.count, "([:"))
+    nesting = _nesting(text)
     if nesting > _MAX_GRAMMAR_NESTING:
         raise EdgeError(
             f"The grammar has {nesting} rules and groups.", hint=f"At most {_MAX_GRAMMAR_NESTING} can be followed."
@@ -183,6 +185,22 @@ def _lark(text: str) -> str:
         used = unknown and re.search(rf"(?<![\w-]){re.escape(unknown[1])}(?![\w-])", text)
         reason = f"{_line_and_column(text, used.start())}: {error}" if used else str(error)
     raise EdgeError(f"The GBNF grammar cannot be read: {reason}.", hint="Correct it there.")
+
+
+def _nesting(text: str) -> int:
+    """Rules and groups of a grammar. JSON Schemas in it have their own limit, to which they are held here."""
+    outside, position = [], 0
+    for embedded in _EMBEDDED_SCHEMA.finditer(text):
+        if embedded.start() < position:
+            continue
+        try:
+            _, end = _JSON_DECODER.raw_decode(text, embedded.end())
+        except (ValueError, RecursionError):  # the compiler says what is wrong with it
+            continue
+        parse_schema(text[embedded.end() : end])  # an object: nothing that is one could be rules as well
+        outside.append(text[position : embedded.start()])
+        position = end
+    return sum(part.count(mark) for part in [*outside, text[position:]] for mark in "([:")
 
 
 def _refuse_repeated_rules(text: str) -> None:

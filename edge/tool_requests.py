@@ -1,0 +1,36 @@
+"""Chat bodies with functions to call, of any protocol, to requests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edge.openai_fields import BodyError
+from edge.openai_request import ChatBody, requests_for, to_requests
+from edge.request import Request
+from edge.text_engine import TextEngine
+from edge.tool_grammar import reply_constraint
+from edge.tool_prompt import describes_tools, has_calls, prompt_messages, template_tools
+from edge.tools import ToolSet
+
+
+def chat_requests(body: ChatBody, tools: ToolSet | None, engine: TextEngine) -> list[Request]:
+    """A request for each choice. EdgeError if the body asks for what cannot be done, or the template refuses it."""
+    if tools is None and not has_calls(body.messages):
+        return to_requests(replace(body, tools=(), tool_choice=None), engine)
+    tokens = chat_prompt(body, tools, engine)
+    if tools is None:
+        return requests_for(body, tokens, engine)
+    if body.logprobs is not None:
+        hint = "Leave one of them out: calls have no logprobs."
+        raise BodyError("logprobs and tools exclude each other.", hint=hint, field="logprobs")
+    return requests_for(replace(body, constraint=reply_constraint(tools, body.constraint)), tokens, engine)
+
+
+def chat_prompt(body: ChatBody, tools: ToolSet | None, engine: TextEngine) -> tuple[int, ...]:
+    """The prompt of a body, functions, calls and results included."""
+    is_native = (tools is not None or has_calls(body.messages)) and describes_tools(engine)
+    messages = prompt_messages(body.messages, tools, is_native=is_native)
+    variables = dict(body.template_variables)
+    if tools is not None and is_native:
+        variables["tools"] = template_tools(tools.tools)
+    return engine.chat_tokens(messages, variables or None)
