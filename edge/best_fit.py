@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge.device_profiles import Device, this_device
-from edge.fitting import PREFILL_TOKENS, Candidate, Fit, Shortfall, context_of, fit
+from edge.fitting import PREFILL_TOKENS, Candidate, Extras, Fit, Shortfall, allows, context_of, fit
 from edge.gguf_file import read_gguf
 from edge.model_shape import stored_model
 from edge.plan import CACHE_TYPES, CONTEXTS, USUAL_CONTEXT_TOKENS, PlannedSettings, make_plan, planned_settings
@@ -76,19 +76,20 @@ def find_best_fit(path: Path, device: Device | None = None, base: ModelSettings 
     device = replace(device, gpu=None) if base.gpu_layers == 0 else device
     candidate = Candidate("", stored_model(read_gguf(path)))
     trained = candidate.model.shape.context_tokens
-    generous = _try(candidate, min(trained, GENEROUS_CONTEXT_TOKENS) * base.parallel, _types(base)[0], device, base)
+    types_to_try = _types(candidate, base)
+    generous = _try(candidate, min(trained, GENEROUS_CONTEXT_TOKENS) * base.parallel, types_to_try[0], device, base)
     if base.context_tokens is None and isinstance(generous, Fit) and _has_room_to_spare(generous, device):
         return _best(generous, base)
     tried = [
         _try(candidate, tokens, types, device, base)
         for tokens in _lengths(min(trained, USUAL_CONTEXT_TOKENS), base)
-        for types in _types(base)
+        for types in types_to_try
     ]
     fits = [found for found in tried if isinstance(found, Fit)]
     if not fits:
         last = tried[-1]
         assert isinstance(last, Shortfall), "what does not fit says why"
-        return BestFit(_smallest(trained, base), None, last)
+        return BestFit(_smallest(trained, types_to_try[-1], base), None, last)
     good = (found for found in fits if _is_on_fast_memory(found, device, base))
     return _best(next(good, None) or max(fits, key=lambda found: found.gpu_layers), base)
 
@@ -97,7 +98,7 @@ def _try(
     candidate: Candidate, tokens: int, types: tuple[KVType, KVType], device: Device, base: ModelSettings
 ) -> Fit | Shortfall:
     settings = replace(base, key_type=types[0], value_type=types[1])
-    return fit(candidate, context_of(tokens, sequences=base.parallel, settings=settings), device)
+    return fit(candidate, context_of(tokens, sequences=base.parallel, settings=settings), device, _extras(base))
 
 
 def _lengths(usual_tokens: int, base: ModelSettings) -> list[int]:
@@ -108,11 +109,18 @@ def _lengths(usual_tokens: int, base: ModelSettings) -> list[int]:
     return [tokens * base.parallel for tokens in (usual_tokens, *reversed(shorter))]
 
 
-def _types(base: ModelSettings) -> tuple[tuple[KVType, KVType], ...]:
+def _types(candidate: Candidate, base: ModelSettings) -> list[tuple[KVType, KVType]]:
     """Types of keys and values to try; those that were chosen, if any were."""
     if (base.key_type, base.value_type) != CACHE_TYPES[0] or base.flash_attention == "off":
-        return ((base.key_type, base.value_type),)
-    return CACHE_TYPES
+        return [(base.key_type, base.value_type)]
+    return [types for types in CACHE_TYPES if allows(candidate, types)]
+
+
+def _extras(base: ModelSettings) -> Extras:
+    """Adapters and a draft model, by the size of their files."""
+    paths = [adapter.path for adapter in base.adapters] + ([base.draft_model] if base.draft_model else [])
+    sizes = (path.stat().st_size for path in paths if path.is_file())
+    return Extras(adapter_bytes=sum(sizes), checkpoint_bytes=base.checkpoint_bytes)
 
 
 def _has_room_to_spare(found: Fit, device: Device) -> bool:
@@ -138,9 +146,9 @@ def _best(found: Fit, base: ModelSettings) -> BestFit:
     return BestFit(settings, found)
 
 
-def _smallest(trained_tokens: int, base: ModelSettings) -> PlannedSettings:
+def _smallest(trained_tokens: int, types: tuple[KVType, KVType], base: ModelSettings) -> PlannedSettings:
     """What takes least of a model that does not fit."""
-    key_type, value_type = _types(base)[-1]
+    key_type, value_type = types
     return PlannedSettings(
         quantization="",
         context_tokens=_lengths(trained_tokens, base)[-1],

@@ -14,12 +14,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge.devices import Machine, Ram, examine_machine
 from edge.errors import EdgeError
 from edge.quantities import parse_size
+
+if TYPE_CHECKING:
+    from edge.llama.system import ComputeDevice
 
 THIS = "this"
 DEFAULT_RAM_BANDWIDTH = 40_000_000_000
@@ -55,6 +57,8 @@ class Device:
     gpu: MemoryPool | None = None
     repacked_types: frozenset[str] = _X86_REPACKED
     """Tensor types of which its processor gets a second copy."""
+    is_unified: bool = False
+    """Whether the graphics processor computes in main memory, so that both share what is free there."""
     swap_bytes: int = 0
     """Free, and not counted: a model that is read from there answers at the speed of the disk."""
 
@@ -106,12 +110,13 @@ def this_device(machine: Machine | None = None, *, measures_bandwidth: bool = Tr
     """This machine as it is now: memory that is free inside its limits, and its largest graphics card."""
     machine = machine or examine_machine()
     bandwidth = measure_copy_bandwidth() if measures_bandwidth else DEFAULT_RAM_BANDWIDTH
-    has_driver = any(gpu.has_driver for gpu in machine.gpus)
+    card = _best_card() if any(gpu.has_driver for gpu in machine.gpus) else None
     return Device(
         name=THIS,
         description=machine.cpu.name,
         ram=_pool_of(machine.ram, bandwidth, machine.cores.usable * OPERATIONS_PER_CORE),
-        gpu=_graphics_memory() if has_driver else None,
+        gpu=_graphics_memory(card) if card else None,
+        is_unified=card is not None and (card.kind != "GPU" or any(gpu.vendor == "Apple" for gpu in machine.gpus)),
         repacked_types=repacked_types(machine.cpu.simd),
         swap_bytes=machine.ram.swap_free_bytes,
     )
@@ -126,16 +131,26 @@ def _pool_of(ram: Ram, bandwidth: float, operations: float) -> MemoryPool:
     return MemoryPool(total, ram.available_bytes, bandwidth, operations)
 
 
-def _graphics_memory() -> MemoryPool | None:
+def _best_card() -> ComputeDevice | None:
     """The card with the most free memory that the installed llama.cpp can compute on; None if it can on none."""
     from edge.llama.system import devices
 
     cards = [device for device in devices() if device.is_gpu and device.total_bytes]
-    if not cards:
-        return None
-    best = max(cards, key=lambda card: card.free_bytes)
-    free = max(0, best.free_bytes - _GPU_RESERVE_BYTES)
-    return MemoryPool(best.total_bytes, free, DEFAULT_GPU_BANDWIDTH, DEFAULT_GPU_OPERATIONS)
+    return max(cards, key=lambda card: card.free_bytes, default=None)
+
+
+def _graphics_memory(card: ComputeDevice) -> MemoryPool:
+    free = max(0, card.free_bytes - _GPU_RESERVE_BYTES)
+    return MemoryPool(card.total_bytes, free, card_bandwidth(card.description), DEFAULT_GPU_OPERATIONS)
+
+
+def card_bandwidth(description: str) -> float:
+    """Bytes a second of the card whose name a description has; a middling guess for one that is not known.
+
+    Of names that are in others (RTX 4070, RTX 4070 Ti SUPER), the longest counts.
+    """
+    known = [name for name in _card_bandwidths() if name.lower() in description.lower()]
+    return _card_bandwidths()[max(known, key=len)] * 1e9 if known else DEFAULT_GPU_BANDWIDTH
 
 
 def repacked_types(simd: Collection[str]) -> frozenset[str]:
@@ -182,7 +197,12 @@ def _pool(sizes: Mapping[str, Any]) -> MemoryPool:
 
 @cache
 def _profiles() -> dict[str, dict[str, Any]]:
-    profiles: dict[str, dict[str, Any]] = json.loads(
-        Path(str(files("edge").joinpath("device_profiles.json"))).read_text("utf-8")
-    )
+    profiles: dict[str, dict[str, Any]] = json.loads(files("edge").joinpath("device_profiles.json").read_text("utf-8"))
     return profiles
+
+
+@cache
+def _card_bandwidths() -> dict[str, float]:
+    """GB a second by the name of a card, as its maker states it."""
+    cards: dict[str, float] = json.loads(files("edge").joinpath("graphics_cards.json").read_text("utf-8"))
+    return cards

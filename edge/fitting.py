@@ -5,11 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from edge.device_profiles import Device, MemoryPool
-from edge.kv_cache_memory import ContextPlan
-from edge.memory import DeviceBytes, MemoryPrediction, Placement, decode_bytes, decode_operations, predict_memory
+from edge.device_profiles import Device
+from edge.kv_cache_memory import ContextPlan, allows_cache_type
+from edge.memory import (
+    DEFAULT_CHECKPOINT_BYTES,
+    MemoryPrediction,
+    Placement,
+    decode_bytes,
+    decode_operations,
+    predict_memory,
+)
 from edge.model_shape import StoredModel
-from edge.settings import ModelSettings
+from edge.settings import KVType, ModelSettings
 
 PREFILL_TOKENS = (512, 256, 128)
 """Tokens of a step, the largest that fits first."""
@@ -27,6 +34,17 @@ class Candidate:
     quantization: str
     model: StoredModel
     needs_matrix: bool = False
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is loaded beside a model."""
+
+    adapter_bytes: int = 0
+    checkpoint_bytes: int = DEFAULT_CHECKPOINT_BYTES
+
+
+NO_EXTRAS = Extras()
 
 
 @dataclass(frozen=True)
@@ -70,11 +88,16 @@ def context_of(
     )
 
 
-def fit(candidate: Candidate, context: ContextPlan, device: Device) -> Fit | Shortfall:
+def allows(candidate: Candidate, types: tuple[KVType, KVType]) -> bool:
+    """Whether a model's keys and values can be kept in these types."""
+    return all(allows_cache_type(candidate.model.shape, kind) for kind in types)
+
+
+def fit(candidate: Candidate, context: ContextPlan, device: Device, extras: Extras = NO_EXTRAS) -> Fit | Shortfall:
     """The largest step that leaves all layers on the card, or fits at all; else what is missing with the smallest."""
     tried: list[Fit | Shortfall] = []
-    for tokens in (size for size in PREFILL_TOKENS if size <= context.batch_tokens):
-        found = _fit(candidate, replace(context, batch_tokens=tokens), device)
+    for tokens in _step_sizes(context.batch_tokens):
+        found = _fit(candidate, replace(context, batch_tokens=tokens), device, extras)
         if isinstance(found, Fit) and (device.gpu is None or found.is_whole_on_gpu):
             return found
         tried.append(found)
@@ -82,10 +105,15 @@ def fit(candidate: Candidate, context: ContextPlan, device: Device) -> Fit | Sho
     return max(fits, key=lambda found: found.gpu_layers) if fits else tried[-1]
 
 
-def _fit(candidate: Candidate, context: ContextPlan, device: Device) -> Fit | Shortfall:
-    layers = _most_gpu_layers(candidate.model, context, device)
-    prediction = _predict(candidate.model, context, device, layers)
-    if shortfall := _shortfall(prediction.ram, device.ram, "main memory"):
+def _step_sizes(most: int) -> list[int]:
+    """The tokens of a step to try: what is wanted, and less."""
+    return [most, *(size for size in PREFILL_TOKENS if size < most)]
+
+
+def _fit(candidate: Candidate, context: ContextPlan, device: Device, extras: Extras) -> Fit | Shortfall:
+    layers = _most_gpu_layers(candidate.model, context, device, extras)
+    prediction = _predict(candidate.model, context, device, layers, extras)
+    if shortfall := _ram_shortfall(prediction, device):
         return shortfall
     return Fit(candidate, context, layers, prediction, decode_speed(candidate.model, context, device, layers))
 
@@ -96,17 +124,20 @@ def gpu_shortfall(candidate: Candidate, context: ContextPlan, device: Device) ->
         return None
     whole = len(candidate.model.shape.layers) + 1
     smallest = replace(context, batch_tokens=min(context.batch_tokens, PREFILL_TOKENS[-1]))
-    return _shortfall(_predict(candidate.model, smallest, device, whole).gpu, device.gpu, "graphics memory")
+    needed = _predict(candidate.model, smallest, device, whole, NO_EXTRAS).gpu.with_error
+    return Shortfall("graphics memory", needed, device.gpu.free_bytes) if needed > device.gpu.free_bytes else None
 
 
-def _most_gpu_layers(model: StoredModel, context: ContextPlan, device: Device) -> int:
+def _most_gpu_layers(model: StoredModel, context: ContextPlan, device: Device, extras: Extras) -> int:
     """The most layers that fit on the card, by halving: each one more takes more."""
     if device.gpu is None:
         return 0
     gpu = device.gpu
 
     def fits(layers: int) -> bool:
-        return _predict(model, context, device, layers).gpu.with_error <= gpu.free_bytes
+        prediction = _predict(model, context, device, layers, extras)
+        is_room = not device.is_unified or _ram_shortfall(prediction, device) is None
+        return is_room and prediction.gpu.with_error <= gpu.free_bytes
 
     whole = len(model.shape.layers) + 1
     if fits(whole):
@@ -118,16 +149,22 @@ def _most_gpu_layers(model: StoredModel, context: ContextPlan, device: Device) -
     return low
 
 
-def _predict(model: StoredModel, context: ContextPlan, device: Device, gpu_layers: int) -> MemoryPrediction:
-    return predict_memory(model, context, Placement(gpu_layers, device.repacked_types))
+def _predict(
+    model: StoredModel, context: ContextPlan, device: Device, gpu_layers: int, extras: Extras
+) -> MemoryPrediction:
+    return predict_memory(
+        model,
+        context,
+        Placement(gpu_layers, device.repacked_types),
+        adapter_bytes=extras.adapter_bytes,
+        checkpoint_bytes=extras.checkpoint_bytes,
+    )
 
 
-def _shortfall(
-    needed: DeviceBytes, pool: MemoryPool, memory: Literal["graphics memory", "main memory"]
-) -> Shortfall | None:
-    if needed.with_error <= pool.free_bytes:
-        return None
-    return Shortfall(memory, needed.with_error, pool.free_bytes)
+def _ram_shortfall(prediction: MemoryPrediction, device: Device) -> Shortfall | None:
+    """What is missing in main memory, which may be that of the graphics processor as well."""
+    needed = prediction.ram.with_error + (prediction.gpu.with_error if device.is_unified else 0)
+    return Shortfall("main memory", needed, device.ram.free_bytes) if needed > device.ram.free_bytes else None
 
 
 def decode_speed(model: StoredModel, context: ContextPlan, device: Device, gpu_layers: int) -> float:

@@ -46,6 +46,16 @@ class ContextPlan:
         return max(self.sequences, min(self.max_outputs, self.step_tokens))
 
 
+def allows_cache_type(shape: ModelShape, kind: KVType) -> bool:
+    """Whether the heads of every layer fill the blocks of a type; llama.cpp makes no context where they do not.
+
+    Source: llama.cpp, src/llama-context.cpp (llama_init_from_model).
+    """
+    block = TENSOR_TYPES[kind].block_elements
+    widths = (width for layer in shape.layers if layer.has_cache for width in (layer.key_width, layer.value_width))
+    return all(width % block == 0 for width in widths)
+
+
 def window_cells(shape: ModelShape, context: ContextPlan) -> int:
     """Tokens that a layer with a sliding window holds: a window for each sequence, and the step that comes."""
     needed = shape.sliding_window * context.sequences + context.step_tokens

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
 from edge.compute_memory import compute_bytes, host_input_bytes, output_bytes
 from edge.kv_cache_memory import ContextPlan, cache_bytes_by_layer
-from edge.model_shape import EMBEDDINGS, StoredModel
+from edge.model_shape import ModelShape, StoredModel
 
 HOST_BASE_BYTES = 48 << 20
 """Python, numpy, llama.cpp and the loop. Measured with SmolLM2-135M on Linux: 46 MiB."""
@@ -86,6 +87,26 @@ def with_error(n_bytes: int) -> int:
     return n_bytes + max(LARGEST_ERROR_BYTES, round(LARGEST_ERROR_SHARE * n_bytes)) if n_bytes else 0
 
 
+@dataclass(frozen=True)
+class _ContextBytes:
+    """What a context takes, wherever its layers are."""
+
+    cache_by_layer: tuple[int, ...]
+    compute: int
+    host_input: int
+    output: int
+
+
+@lru_cache(maxsize=1024)
+def _context_bytes(shape: ModelShape, context: ContextPlan) -> _ContextBytes:
+    return _ContextBytes(
+        cache_by_layer=tuple(cache_bytes_by_layer(shape, context)),
+        compute=compute_bytes(shape, context),
+        host_input=host_input_bytes(shape, context),
+        output=output_bytes(shape, context),
+    )
+
+
 def predict_memory(
     model: StoredModel,
     context: ContextPlan,
@@ -98,7 +119,8 @@ def predict_memory(
     placement = placement or Placement()
     first = first_gpu_layer(model, placement.gpu_layers)
     gpu_weights, ram_weights = weights_bytes(model, placement.gpu_layers)
-    cache = cache_bytes_by_layer(model.shape, context)
+    sizes = _context_bytes(model.shape, context)
+    cache = sizes.cache_by_layer
     has_gpu = placement.gpu_layers > 0
     on_gpu = DeviceBytes(
         weights=gpu_weights,
@@ -110,9 +132,9 @@ def predict_memory(
     in_ram = DeviceBytes(
         weights=ram_weights,
         cache=sum(cache[:first]),
-        compute=host_input_bytes(model.shape, context) if is_whole_on_gpu else compute_bytes(model.shape, context),
+        compute=sizes.host_input if is_whole_on_gpu else sizes.compute,
         adapters=0 if has_gpu else adapter_bytes,
-        output=output_bytes(model.shape, context),
+        output=sizes.output,
         host=_host_bytes(model, context),
         checkpoints=checkpoint_bytes if _keeps_checkpoints(model) else 0,
     )
@@ -140,13 +162,9 @@ def weights_bytes(model: StoredModel, gpu_layers: int) -> tuple[int, int]:
 def repacked_bytes(model: StoredModel, placement: Placement) -> int:
     """Weights in main memory of which there is a second copy, while the pages of the file are still there as well."""
     first = first_gpu_layer(model, placement.gpu_layers)
-    copied = (tensor for tensor in model.tensors if tensor.type in placement.repacked_types)
-    return sum(
-        tensor.n_bytes
-        for tensor in copied
-        if tensor.name not in EMBEDDINGS
-        and (placement.gpu_layers <= 0 if tensor.block is None else tensor.block < first)
-    )
+    copied = [sizes for kind, sizes in model.places.bytes_by_type.items() if kind in placement.repacked_types]
+    output = sum(sizes[-1] for sizes in copied) if placement.gpu_layers <= 0 else 0
+    return sum(sum(sizes[:first]) for sizes in copied) + output
 
 
 def decode_bytes(model: StoredModel, context: ContextPlan, gpu_layers: int, filled_tokens: int) -> tuple[int, int]:
@@ -158,7 +176,7 @@ def decode_bytes(model: StoredModel, context: ContextPlan, gpu_layers: int, fill
     filled = ContextPlan(
         max(filled_tokens, 1), key_type=context.key_type, value_type=context.value_type, batch_tokens=1
     )
-    cache = cache_bytes_by_layer(model.shape, filled)
+    cache = _context_bytes(model.shape, filled).cache_by_layer
     on_gpu = sum(places.read_bytes[first:]) + sum(cache[first:])
     in_ram = sum(places.read_bytes[:first]) + sum(cache[:first])
     output = places.output_bytes + places.tied_bytes
@@ -178,7 +196,7 @@ def _gpu_compute_bytes(model: StoredModel, context: ContextPlan, first: int) -> 
 
     For steps of many tokens llama.cpp moves the weights of such layers to the card, one product after the other.
     """
-    return compute_bytes(model.shape, context) + max(model.places.largest_bytes[:first], default=0)
+    return _context_bytes(model.shape, context).compute + max(model.places.largest_bytes[:first], default=0)
 
 
 def _host_bytes(model: StoredModel, context: ContextPlan) -> int:

@@ -74,6 +74,10 @@ class ModelShape:
     layer_embedding: int
     """Width of the embeddings that each layer gets of its own."""
 
+    def __hash__(self) -> int:
+        """Of what tells shapes apart, and not of every layer: a plan looks sizes up by them thousands of times."""
+        return hash((self.architecture, len(self.layers), self.hidden, self.vocabulary))
+
     @property
     def query_width(self) -> int:
         """Of the widest layer."""
@@ -112,6 +116,8 @@ class PlacedWeights:
     output_bytes: int
     tied_bytes: int
     """The embeddings once more, where they are the output as well."""
+    bytes_by_type: Mapping[str, tuple[int, ...]]
+    """Of each tensor type, the bytes of each block and, last, of the output; embeddings are left out."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,17 @@ class StoredModel:
             embedding_bytes=embedding_bytes,
             output_bytes=output_bytes,
             tied_bytes=tied_bytes,
+            bytes_by_type=self._bytes_by_type(),
         )
+
+    def _bytes_by_type(self) -> dict[str, tuple[int, ...]]:
+        count = len(self.shape.layers)
+        found: dict[str, list[int]] = {}
+        for tensor in self.tensors:
+            if tensor.name not in EMBEDDINGS:
+                place = count if tensor.block is None else min(tensor.block, count)
+                found.setdefault(tensor.type, [0] * (count + 1))[place] += tensor.n_bytes
+        return {kind: tuple(sizes) for kind, sizes in found.items()}
 
     def _used(self, tensor: StoredTensor, size: int) -> int:
         """What one token needs of a tensor of that size: of experts those that are used."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 from edge.device_profiles import Device
 from edge.errors import EdgeError
-from edge.fitting import Candidate, Fit, Shortfall, context_of, fit, gpu_shortfall
+from edge.fitting import Candidate, Fit, Shortfall, allows, context_of, fit, gpu_shortfall
 from edge.quantities import size_text
 from edge.quantization_quality import total_cost
 from edge.settings import KVType, ModelSettings
@@ -27,7 +27,7 @@ CACHE_TYPES: tuple[tuple[KVType, KVType], ...] = (("F16", "F16"), ("Q8_0", "Q8_0
 READING_SPEED = 6.0
 """Tokens a second below which an answer comes slower than it is read."""
 ACCEPTABLE_COST = 0.035
-"""Nats that the fastest choice may cost: no more than Q4_K_M does."""
+"""Nats that the fastest choice may cost, no more than Q4_K_M does; and with which all layers stay on the card."""
 LONG_CONTEXT_COST = 0.05
 NOTICEABLE_COST = 0.002
 """Nats that nobody notices: the difference between Q8_0 and 16 bits, in weights and cache together."""
@@ -161,7 +161,7 @@ class _Search:
         self._tokens = [self._usual] if self._is_given else context_ladder(self._trained)
         # from the least cost to the highest
         self._options = sorted(
-            ((candidate, types) for candidate in candidates for types in CACHE_TYPES),
+            ((candidate, types) for candidate in candidates for types in CACHE_TYPES if allows(candidate, types)),
             key=lambda option: (_cost(*option), -option[0].model.weights_bytes),
         )
         self._fits = [found for found in self._search() if isinstance(found, Fit)]
@@ -189,7 +189,8 @@ class _Search:
     def best_quality(self) -> Fit:
         """The least cost at a usual context that answers as fast as one reads, or nearly as fast as any does."""
         usual = [found for found in self._fits if found.context.context_tokens == self._usual]
-        return self._extended(_best(usual, _slowest(usual)))
+        on_card = [found for found in usual if found.is_whole_on_gpu and _fit_cost(found) <= ACCEPTABLE_COST]
+        return self._extended(_best(on_card or usual, _slowest(on_card or usual)))
 
     def longest_context(self) -> Fit:
         """The most tokens at a cost that is worth it; of those, the least cost."""
@@ -277,7 +278,8 @@ class _Search:
     def _refuse(self) -> None:
         """EdgeError that says by how much the smallest way to run the model is too large."""
         smallest = min(self._options, key=lambda option: option[0].model.weights_bytes)[0]
-        found = self._try(smallest, CACHE_TYPES[-1], self._tokens[0])
+        types = next(types for types in reversed(CACHE_TYPES) if allows(smallest, types))
+        found = self._try(smallest, types, self._tokens[0])
         assert isinstance(found, Shortfall), "something fits after all"
         missing = found.needed_bytes - found.free_bytes
         raise EdgeError(
@@ -289,8 +291,8 @@ class _Search:
 
 def _slowest(fits: Sequence[Fit]) -> float:
     """The speed below which better quality is not worth it."""
-    fastest = max(found.tokens_per_second for found in _within(fits, LONG_CONTEXT_COST))
-    return READING_SPEED if fastest >= READING_SPEED else SLOWEST_SHARE * fastest
+    fastest = max(found.tokens_per_second for found in _within(fits, ACCEPTABLE_COST))
+    return min(READING_SPEED, NEARLY_FASTEST * fastest) if fastest >= READING_SPEED else SLOWEST_SHARE * fastest
 
 
 def _best(fits: Sequence[Fit], slowest: float) -> Fit:

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edge.best_fit import best_that_fits
+from edge.device_profiles import Device
 from edge.errors import EdgeError
 from edge.fitting import Candidate
 from edge.gguf_file import read_gguf
 from edge.gguf_format import FILE_TYPES
 from edge.hub_headers import HeaderSource, HubHeaders
-from edge.model_shape import StoredTensor, model_of, stored_model
+from edge.model_shape import ModelShape, StoredTensor, model_of, stored_model
 from edge.models import hub_name, is_file
 from edge.published_models import published_config, published_names
 from edge.quantities import size_text
@@ -104,10 +106,21 @@ def _of_config(
     return ModelToPlan(reference, tuple(candidates_of(outline, names)), origin)
 
 
+def best_quantization(reference: str, device: Device | None = None, headers: HeaderSource | None = None) -> str | None:
+    """The quantization of the best quality that fits, for what has yet to be converted; None for a GGUF file.
+
+    EdgeError if none fits.
+    """
+    found = find_model(reference, headers)
+    plain = [each for each in found.candidates if not each.needs_matrix]
+    return None if found.place == "file" else best_that_fits(plain, device).quantization
+
+
 def candidates_of(outline: ModelOutline, quantizations: tuple[str, ...]) -> Iterator[Candidate]:
     """The files that conversions would make."""
     from convert.recipes import find_recipe
 
+    common: ModelShape | None = None
     for name in quantizations:
         recipe = find_recipe(name)
         types = outline.types(recipe)
@@ -116,7 +129,9 @@ def candidates_of(outline: ModelOutline, quantizations: tuple[str, ...]) -> Iter
             elements, kind = math.prod(shape), types[tensor]
             n_bytes = elements // kind.block_elements * kind.block_bytes
             tensors.append(StoredTensor(tensor, kind.name, elements, n_bytes))
-        yield Candidate(name, model_of(outline.keys, tensors), recipe.needs_matrix)
+        model = model_of(outline.keys, tensors)
+        common = common or model.shape  # the same for all of them, and compared sooner when it is one
+        yield Candidate(name, replace(model, shape=common), recipe.needs_matrix)
 
 
 def _source_tensor(name: str, dtype: str, shape: tuple[int, ...]) -> SourceTensor:

@@ -83,12 +83,13 @@ def open_stepping_down(
     context_tokens: int,
     memory: StepMemory,
     tell: Callable[[str], None],
+    allows_quantized_cache: bool = True,
 ) -> Opened:
     """What `open_model` gives for the settings, or for the first smaller ones that memory suffices for.
 
     `model` names it in `memory`; `layers` and `context_tokens` are what the settings mean where they say -1 and None.
     `tell` hears in one line what is given up. Errors that are no matter of memory are raised as they are; if nothing
-    smaller is left, the first one is.
+    smaller is left, the first one is. Whether keys and values may be quantized is what `edge.fitting.allows` says.
     """
     wanted = settings
     if remembered := memory.recall(model, wanted):
@@ -102,7 +103,9 @@ def open_stepping_down(
             if not is_memory_failure(error):
                 raise
             first = first or error
-            step = next(steps_down(settings, layers=layers, context_tokens=context_tokens), None)
+            steps = steps_down(settings, layers=layers, context_tokens=context_tokens)
+            allowed = (step for step in steps if allows_quantized_cache or _has_same_cache(step.settings, settings))
+            step = next(allowed, None)
             if step is None:
                 raise first from error
             tell(f"Memory does not suffice: trying {step.words}.")
@@ -131,6 +134,10 @@ def steps_down(settings: ModelSettings, *, layers: int, context_tokens: int) -> 
     if on_gpu > 0:
         fewer = on_gpu - max(1, layers // _FEWEST_LAYERS_SHARE)
         yield Step(replace(settings, gpu_layers=max(0, fewer)), f"{max(0, fewer)} layers on the graphics card")
+
+
+def _has_same_cache(one: ModelSettings, other: ModelSettings) -> bool:
+    return (one.key_type, one.value_type) == (other.key_type, other.value_type)
 
 
 def is_memory_failure(error: EdgeError) -> bool:

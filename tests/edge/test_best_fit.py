@@ -12,7 +12,7 @@ from bench.sparse_model import write_sparse_model
 from edge.best_fit import BestFit, best_that_fits, find_best_fit
 from edge.device_profiles import Device, MemoryPool, find_device
 from edge.published_models import published_config
-from edge.settings import ModelSettings
+from edge.settings import AdapterSettings, ModelSettings
 from tests.edge.published import GEMMA, LLAMA, candidates
 
 GB = 1_000_000_000
@@ -109,3 +109,16 @@ def test_nothing_heavy_is_imported(demo_gguf: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", program, str(demo_gguf)], capture_output=True, text=True, check=True)
     assert result.stdout == "set()\n"
+
+
+def test_adapters_are_counted_by_the_size_of_their_files(gemma: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter.gguf"
+    with adapter.open("wb") as file:
+        file.truncate(500_000_000)
+    plain, adapted = (
+        find_best_fit(gemma, RTX_3060, ModelSettings(adapters=adapters))
+        for adapters in ((), (AdapterSettings(adapter),))
+    )
+    assert plain.fit is not None and adapted.fit is not None
+    assert adapted.fit.prediction.gpu.adapters == 500_000_000
+    assert adapted.fit.prediction.total == plain.fit.prediction.total + 500_000_000

@@ -10,9 +10,10 @@ import pytest
 
 from convert.checkpoint import read_checkpoint
 from convert.pipeline import plan_checkpoint
+from edge.device_profiles import find_device
 from edge.errors import EdgeError
 from edge.hub_headers import CheckpointHeaders, HubHeaders, TensorHeader, read_config_text
-from edge.plan_source import find_model, smaller_model_hint
+from edge.plan_source import best_quantization, find_model, smaller_model_hint
 from tests.tiny import write_tiny_checkpoint
 
 
@@ -166,3 +167,10 @@ def test_configuration_that_is_none_is_refused(tmp_path: Path, text: str, what: 
         read_config_text("org/name", path)
     path.write_text(json.dumps({"a": 1}), "utf-8")
     assert read_config_text("org/name", path) == {"a": 1}
+
+
+def test_best_quantization_of_a_name_follows_the_device(demo_gguf: Path) -> None:
+    card, pi = find_device("rtx-3060-12gb"), find_device("raspberry-pi-5-8gb")
+    assert best_quantization("google/gemma-2-9b-it", card) == "Q8_0"
+    assert best_quantization("google/gemma-2-9b-it", pi) == "Q4_K_M"
+    assert best_quantization(str(demo_gguf), card) is None

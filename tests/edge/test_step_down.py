@@ -152,3 +152,18 @@ def test_several_sequences_keep_a_context_each() -> None:
 )
 def test_failures_of_memory_are_told_from_others(message: str, is_memory: bool) -> None:
     assert is_memory_failure(EdgeError(message)) is is_memory
+
+
+def test_cache_that_cannot_be_quantized_stays_as_it_is(memory: StepMemory) -> None:
+    opening = FakeOpening(lambda settings: settings.context_tokens == 4096)
+    got = open_stepping_down(
+        opening,
+        ModelSettings(),
+        model="odd",
+        layers=10,
+        context_tokens=8192,
+        memory=memory,
+        tell=lambda line: None,
+        allows_quantized_cache=False,
+    )
+    assert (got.key_type, got.context_tokens) == ("F16", 4096)
