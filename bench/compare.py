@@ -20,7 +20,7 @@ Verdict = Literal["better", "worse", "same", "unsure"]
 DEFAULT_THRESHOLD = 0.05
 _MOST_P = 0.05
 _MUST_MATCH = ("threads", "gpu_layers", "key_type", "value_type", "largest_streams")
-_NOT_JUDGED = frozenset({"structured_forced"})  # a property of the reply, not of its speed
+_NOT_JUDGED = frozenset({"structured_forced", "ceiling"})  # properties of a reply and of the machine, not of edge
 
 
 @dataclass(frozen=True)

@@ -261,6 +261,8 @@ def _take_ceiling(found: _Found, subject: Subject, settings: BenchSettings, band
     limit = ceiling(bandwidth, weight_bytes_per_token(read_gguf(found.path)), round(cache_bytes))
     found.ceiling = {"bandwidth": asdict(bandwidth), **asdict(limit)}
     decode = next(metric for metric in found.metrics if metric.kind.name == f"tg{generated}")
+    allowed = MetricKind("ceiling", "decode that memory allows", "tok/s", "higher")
+    found.metrics.append(Metric(allowed, (limit.tokens_per_second,)))
     kind = MetricKind("ceiling_share", "decode, share of what memory allows", "%", "higher")
     found.metrics.append(Metric(kind, tuple(100 * rate / limit.tokens_per_second for rate in decode.samples)))
     if not limit.weights_exceed_cache:
@@ -304,11 +306,14 @@ def _measure_quality(
             progress=lambda number: None if number % _PROGRESS_CHUNKS else say(f"Quality: chunk {number + 1}"),
         )
 
-    for group in _groups([each for each in found if each.path != plan.reference]):
+    for group in filter(None, _groups([each for each in found if each.path != plan.reference])):
         sides = [Compared(each.path, settings.key_type, settings.value_type) for each in group]
         reference = Compared(plan.reference) if plan.reference else None
         for each, quality in zip(group, measured(reference, sides), strict=True):
             _take_quality(each, quality, "")
+            for same in (each for each in found if each.path == plan.reference and not each.quality_metrics):
+                assert isinstance(quality, Quality)
+                _take_quality(same, quality.reference_perplexity, "")
     if has_other_cache:
         for each in found:
             side = Compared(each.path, settings.key_type, settings.value_type)

@@ -62,10 +62,10 @@ def test_every_question_has_its_figures(records: list[Record]) -> None:
     expected = ["cold_start", "warm_start", "load", "peak_rss", "pp32", "tg8", "ttft32"]
     for streams in (1, 2):
         expected += [f"streams{streams}", f"streams{streams}_gap_p50", f"streams{streams}_gap_p99"]
-    expected += ["structured", "structured_ratio", "structured_forced", "ceiling_share"]
+    expected += ["structured", "structured_ratio", "structured_forced", "ceiling", "ceiling_share"]
     of_cache = ["cache_divergence", "cache_same_top", "cache_perplexity_ratio"]
     of_reference = ["perplexity", "divergence", "same_top", "perplexity_ratio"]
-    assert [metric.kind.name for metric in of_full.metrics] == [*expected, *of_cache]
+    assert [metric.kind.name for metric in of_full.metrics] == [*expected, "perplexity", *of_cache]
     assert [metric.kind.name for metric in of_small.metrics] == [*expected, *of_reference, *of_cache]
     assert all(sample >= 0 for record in records for metric in record.metrics for sample in metric.samples)
 
@@ -89,6 +89,13 @@ def test_a_record_says_what_was_measured_and_with_what(records: list[Record], mo
         models[0].name,
         "the same model with F16 keys and values",
     ]
+
+
+def test_decode_is_held_against_the_ceiling(records: list[Record]) -> None:
+    for record in records:
+        ceiling, decode, share = (record.value(name) for name in ("ceiling", "tg8", "ceiling_share"))
+        assert ceiling and decode
+        assert share == pytest.approx(100 * decode / ceiling)
 
 
 def test_a_run_is_no_worse_than_itself(records: list[Record]) -> None:
