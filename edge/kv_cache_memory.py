@@ -83,7 +83,13 @@ def _cell_bytes(layer: Layer, context: ContextPlan, padded_values: int | None) -
     """Keys and values of a token in a layer. Without flash attention, all layers have room for the widest values."""
     values = _values_of_cell(layer) if padded_values is None or not layer.value_width else padded_values
     keys = layer.key_value_heads * layer.key_width
-    return TENSOR_TYPES[context.key_type].row_bytes(keys) + TENSOR_TYPES[context.value_type].row_bytes(values)
+    return _row_bytes(keys, context.key_type) + _row_bytes(values, context.value_type)
+
+
+def _row_bytes(values: int, kind: KVType) -> int:
+    """Bytes of so many numbers; a block that is not full takes as much as one that is."""
+    stored = TENSOR_TYPES[kind]
+    return -(-values // stored.block_elements) * stored.block_bytes
 
 
 def _values_of_cell(layer: Layer) -> int:

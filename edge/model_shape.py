@@ -17,6 +17,7 @@ from edge.gguf_file import GGUFFile
 
 EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 """Looked up row by row, by the CPU; the first may be the output as well."""
+_MOST_LAYERS = 512  # LLAMA_MAX_LAYERS
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 
 # every how many layers one has full attention, where the file does not say it
@@ -201,6 +202,11 @@ def _is_gated(keys: _Keys, tensors: Mapping[str, StoredTensor]) -> bool:
 
 def _read_shape(keys: _Keys, vocabulary: int, *, is_gated: bool) -> ModelShape:
     count = keys.count("block_count") - keys.count("nextn_predict_layers", 0)
+    if not 1 <= count <= _MOST_LAYERS:
+        raise EdgeError(
+            f"The model has {count} blocks by its {keys.architecture}.block_count.",
+            hint=f"llama.cpp runs models of 1 to {_MOST_LAYERS}: the file is damaged.",
+        )
     window, slides = _window(keys, count)
     return ModelShape(
         architecture=keys.architecture,

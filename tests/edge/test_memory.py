@@ -67,6 +67,12 @@ def test_quantized_keys_and_values_take_as_many_bytes_as_their_blocks() -> None:
     assert cache_bytes(shape, ContextPlan(8192, key_type="Q8_0")) * 64 == wide * 49
 
 
+def test_block_that_is_not_full_takes_as_much_as_one_that_is() -> None:
+    shape = published("meta-llama/Llama-3.1-8B-Instruct").shape
+    odd = replace(shape, layers=(replace(shape.layers[0], key_value_heads=1, key_width=40, value_width=8),))
+    assert cache_bytes(odd, ContextPlan(256, key_type="Q8_0", value_type="Q8_0")) == 256 * (2 * 34 + 34)
+
+
 def test_cells_come_in_multiples_of_256() -> None:
     shape = published(GEMMA).shape
     assert cache_bytes(shape, ContextPlan(1000)) == cache_bytes(shape, ContextPlan(1024))

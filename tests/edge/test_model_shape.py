@@ -104,6 +104,14 @@ def test_feed_forward_without_a_gate_is_told_by_its_tensors() -> None:
     assert model_of(keys_of("llama"), [up(2048), gate]).shape.is_gated
 
 
+@pytest.mark.parametrize("count", [0, 513, 4_000_000_000])
+def test_number_of_blocks_that_no_model_has_is_refused(count: int) -> None:
+    with pytest.raises(EdgeError) as caught:
+        model_of(keys_of("llama", block_count=count), [])
+    assert caught.value.message == f"The model has {count} blocks by its llama.block_count."
+    assert caught.value.hint == "llama.cpp runs models of 1 to 512: the file is damaged."
+
+
 def test_file_that_is_no_language_model_is_refused() -> None:
     with pytest.raises(EdgeError) as caught:
         model_of({"general.architecture": "clip"}, [])
