@@ -19,6 +19,7 @@ from typing import NoReturn, Self
 import numpy as np
 import numpy.typing as npt
 
+from convert.claim import Claim, ClaimedError
 from convert.encode import encode_rows
 from convert.imatrix import ImportanceMatrix, expert_rows
 from convert.layout import PartPlan
@@ -50,6 +51,7 @@ class PendingModel:
         self._files = [_File(part, self._pending_path(part)) for part in plan.parts]
         self._file_of = {name: file for file in self._files for name in file.plan.offsets}
         self._is_temporary = False
+        self._claim: Claim | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -59,13 +61,24 @@ class PendingModel:
             file.close()
         if self._is_temporary:
             self._remove_part()
+        if self._claim:
+            self._claim.release()
 
     def create(self) -> None:
-        """Make the files in their final size, with nothing but their headers in them."""
+        """Make the files in their final size, with nothing but their headers in them.
+
+        EdgeError if another conversion is making them.
+        """
         folder = self._part if self._is_split else self._part.parent
         with _naming(self.plan.path.parent):
             folder.mkdir(parents=True, exist_ok=True)
         self._is_temporary = True  # before a file exists, so that no interrupt can leave it behind
+        try:
+            with _naming(self.plan.path):
+                self._claim = Claim(self._part, made_for=self.plan.path)
+        except ClaimedError:
+            self._is_temporary = False
+            raise
         for file in self._files:
             file.create()
 

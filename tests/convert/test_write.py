@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert import slabs, write
+from convert import claim, slabs, write
 from convert.checkpoint import read_checkpoint
 from convert.pipeline import write_checkpoint
+from convert.plan import ConversionOptions
 from convert.pool import Progress
 from edge.errors import EdgeError
 from tests.convert.conftest import TinyFolder
@@ -295,6 +296,59 @@ def test_file_that_would_be_replaced_stays_until_the_new_one_is_complete(
     refusal(tiny("llama2"), path, force=True)
     assert path.read_bytes() == b"of an earlier conversion"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its files are not claimed")
+@pytest.mark.parametrize("max_part_bytes", [None, 1_000_000])
+def test_second_conversion_to_the_same_file_is_refused_and_does_the_first_no_harm(
+    tiny: TinyFolder, tmp_path: Path, max_part_bytes: int | None
+) -> None:
+    options = ConversionOptions(max_part_bytes=max_part_bytes)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "alone").mkdir()
+    write_checkpoint(tiny("llama2"), ["F32"], tmp_path / "alone", options=options)
+    refusals = []
+
+    def convert_again(progress: Progress) -> None:
+        if not refusals:
+            refusals.append(refusal(tiny("llama2"), tmp_path / "out", options=options))
+
+    write_checkpoint(tiny("llama2"), ["F32"], tmp_path / "out", options=options, progress=convert_again)
+    path = tmp_path / "out" / "llama2-F32.gguf"
+    assert refusals[0].message == f"{path} is being made by another conversion."
+    assert refusals[0].hint == "Wait until it has ended, or write elsewhere with --out."
+    made, expected = (
+        {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("out", "alone")
+    )
+    assert made == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its files are not claimed")
+def test_file_that_got_its_name_while_it_was_claimed_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, made = tmp_path / "model.gguf.part", tmp_path / "model.gguf"
+    part.write_bytes(b"complete")
+
+    def rename_first(descriptor: int, operation: int) -> None:
+        if not made.exists():
+            part.rename(made)
+
+    monkeypatch.setattr(claim.fcntl, "flock", rename_first)
+    claim.Claim(part, made_for=made).release()
+    assert (made.read_bytes(), part.read_bytes()) == (b"complete", b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its files are not claimed")
+@pytest.mark.parametrize("reason", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_file_system_without_locks_is_written_to_all_the_same(
+    reason: int, tiny: TinyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(claim.fcntl, "flock", refuse)
+    assert list(converted(tiny("llama2"), tmp_path / "out", ["F16"])) == ["llama2-F16.gguf"]
 
 
 def test_part_of_an_earlier_crash_is_written_over(tiny: TinyFolder, tmp_path: Path) -> None:
