@@ -11,6 +11,8 @@ import typer
 from edge.errors import EdgeError
 from edge.model_commands import (
     Context,
+    DraftModel,
+    KVCacheType,
     Lora,
     MaxTokens,
     Quantization,
@@ -18,6 +20,7 @@ from edge.model_commands import (
     System,
     Temperature,
     Threads,
+    model_settings,
     resolve_model,
 )
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from edge.loading import ClosableEngine
     from edge.model_desk import ModelChoice, ModelDesk
     from edge.session_record import SessionRecord
+    from edge.settings import ModelSettings
 
 
 def chat(
@@ -50,6 +54,8 @@ def chat(
     temperature: Temperature = None,
     seed: Seed = None,
     context: Context = None,
+    kv_type: KVCacheType = "F16",
+    draft: DraftModel = None,
     threads: Threads = None,
     quant: Quantization = None,
     lora: Lora = None,
@@ -70,7 +76,8 @@ def chat(
     from edge.state_directory import sessions_directory
     from edge.terminal import note
 
-    models = _models(reference, quant, lora or [], context, threads, waits=not is_typed())
+    settings = model_settings(context, threads, kv_type, draft)
+    models = _models(reference, quant, lora or [], settings, waits=not is_typed())
     try:
         talk = Chat(models.engine, system=system, max_tokens=max_tokens, overflow=overflow)
         shelf = Shelf(sessions_directory(), talk, models, keeps_unnamed=is_typed() and not is_private)
@@ -115,9 +122,11 @@ def _record(name: str | None) -> SessionRecord | None:
 
 
 def _models(
-    reference: str, quantization: str | None, lora: list[str], context: int | None, threads: int | None, *, waits: bool
+    reference: str, quantization: str | None, lora: list[str], settings: ModelSettings, *, waits: bool
 ) -> ModelDesk:
     """The model, open or, unless it is waited for, about to be."""
+    from dataclasses import replace
+
     from edge.model_desk import ModelChoice, ModelDesk
 
     def resolve(reference: str, quantization: str | None = None, lora: list[str] | None = None) -> ModelChoice:
@@ -131,12 +140,11 @@ def _models(
     def open_engine(choice: ModelChoice) -> ClosableEngine:
         from edge.engine import Engine
         from edge.loading import LoadingEngine
-        from edge.settings import ModelSettings
 
-        settings = ModelSettings(context_tokens=context, threads=threads, adapters=choice.adapters)
+        with_adapters = replace(settings, adapters=choice.adapters)
         if waits:
-            return Engine(choice.path, settings, isolate=True)
-        return LoadingEngine(lambda: Engine(choice.path, settings, isolate=True))
+            return Engine(choice.path, with_adapters, isolate=True)
+        return LoadingEngine(lambda: Engine(choice.path, with_adapters, isolate=True))
 
     return ModelDesk(resolve(reference, quantization, lora), resolve=resolve, open_engine=open_engine)
 

@@ -15,12 +15,19 @@ if TYPE_CHECKING:
     from edge.constraint import Constraint
     from edge.engine import Engine
     from edge.request import Completion, Request
-    from edge.settings import SamplingSettings
+    from edge.settings import ModelSettings, SamplingSettings
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A .gguf file, a checkpoint directory, org/name[:QUANT], or demo.")
 ]
 Context = Annotated[int | None, typer.Option("--ctx", metavar="N", help="Context length in tokens.")]
+KVCacheType = Annotated[
+    str, typer.Option("--kv-type", metavar="TYPE", help="How the KV cache is kept: F16, Q8_0 or Q4_0.")
+]
+DraftModel = Annotated[
+    str | None,
+    typer.Option("--draft", metavar="MODEL", help="A small model of the same vocabulary that guesses ahead."),
+]
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads; default: physical cores.")]
 System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System text.")]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="End the answer after N tokens.")]
@@ -54,6 +61,8 @@ def run(
     temperature: Temperature = None,
     seed: Seed = None,
     context: Context = None,
+    kv_type: KVCacheType = "F16",
+    draft: DraftModel = None,
     threads: Threads = None,
     quant: Quantization = None,
     lora: Lora = None,
@@ -70,7 +79,8 @@ def run(
         )
     constraint = _constraint(schema, regex, grammar)
     question = _prompt_text(prompt)
-    with _open(model, context, threads, quant, lora) as engine:
+    settings = model_settings(context, threads, kv_type, draft)
+    with _open(model, quant, lora, settings) as engine:
         if raw:
             tokens = engine.text_tokens(question)
         else:
@@ -97,6 +107,7 @@ def bake(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; default: beside the model.")
     ] = None,
+    kv_type: KVCacheType = "F16",
     threads: Threads = None,
     quant: Quantization = None,
     lora: Lora = None,
@@ -110,7 +121,7 @@ def bake(
 
     text = _system_text(system, system_file)
     path = out or baked_path(read_gguf(resolve_model(model, quant)).path, text, lora or ())
-    with _open(model, None, threads, quant, lora) as engine:
+    with _open(model, quant, lora, model_settings(None, threads, kv_type, None)) as engine:
         tokens = bake(engine, text, path)
     n_bytes = path.stat().st_size
     document = {"path": str(path), "tokens": tokens, "bytes": n_bytes}
@@ -156,16 +167,26 @@ def _constraint(schema: Path | None, regex: str | None, grammar: Path | None) ->
     return Constraint.json_schema(text) if schema else Constraint.grammar(text)
 
 
-def _open(
-    model: str, context: int | None, threads: int | None, quantization: str | None, lora: list[str] | None
-) -> Engine:
+def model_settings(context: int | None, threads: int | None, kv_type: str, draft: str | None) -> ModelSettings:
+    """What the options say of the model. EdgeError for a type that the KV cache cannot have."""
+    from edge.settings import ModelSettings, kv_cache_type
+
+    kept = kv_cache_type(kv_type)
+    draft_model = resolve_model(draft, None) if draft else None
+    return ModelSettings(
+        context_tokens=context, threads=threads, key_type=kept, value_type=kept, draft_model=draft_model
+    )
+
+
+def _open(model: str, quantization: str | None, lora: list[str] | None, settings: ModelSettings) -> Engine:
+    from dataclasses import replace
+
     from edge.adapters import resolve_adapter
     from edge.engine import Engine
-    from edge.settings import ModelSettings
 
     path = resolve_model(model, quantization)
     adapters = tuple(resolve_adapter(reference, path) for reference in lora or [])
-    return Engine(path, ModelSettings(context_tokens=context, threads=threads, adapters=adapters), isolate=False)
+    return Engine(path, replace(settings, adapters=adapters), isolate=False)
 
 
 def resolve_model(model: str, quantization: str | None) -> Path:
@@ -179,21 +200,20 @@ def resolve_model(model: str, quantization: str | None) -> Path:
 
 def _answer(engine: Engine, request: Request, as_json: bool) -> None:
     """Print the answer, as it comes or as one document. EdgeError if it was cut off before it met its constraint."""
-    from edge.checked import CheckedStream
     from edge.request import FinishEvent
 
     stream = engine.submit(request)
     if as_json:
         completion = stream.result()
         print(json.dumps(_completion_document(completion), ensure_ascii=False, indent=2))
-        is_cut_off = completion.finish_reason == "length"
+        is_valid = completion.is_valid
     else:
-        is_cut_off = False
+        is_valid = True
         for event in stream:
             print(event.text, end="", flush=True)
-            is_cut_off = isinstance(event, FinishEvent) and event.reason == "length"
+            is_valid = not isinstance(event, FinishEvent) or event.is_valid
         print()
-    if is_cut_off and request.constraint and not isinstance(stream, CheckedStream):
+    if not is_valid:
         raise EdgeError(
             "The answer was cut off at the token limit, so it may not meet its constraint.",
             hint="Allow more with --max-tokens, or bound what may be long: maxLength, maxItems, additionalProperties.",

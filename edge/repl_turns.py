@@ -87,7 +87,9 @@ def read(talk: Talk, argument: str) -> Outcome:
     if not argument:
         names = ", ".join(each.name for each in talk.attachments)
         say(
-            f"With the next message: {names}. /read off drops them." if names else "No file waits. /read FILE adds one."
+            f"With the next message: {names}. /read off drops them."
+            if names
+            else "No file goes with the next message. /read FILE adds one."
         )
         return None
     if argument == "off":

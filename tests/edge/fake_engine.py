@@ -15,7 +15,7 @@ from edge.prefix_identity import PrefixIdentity
 from edge.prompt import Message, PromptTemplate, plain_tokens
 from edge.request import EngineStatus, Event, FinishEvent, FinishReason, Request, Timing, TokenEvent, Usage
 from edge.settings import SamplingSettings
-from edge.stream import Stream
+from edge.stream import Stream, completion_of
 from tests.edge.toy_vocabulary import FIRST_CHARACTER_TOKEN, ToyVocabulary
 
 CONTROL = ("<|im_start|>", "<|im_end|>")
@@ -106,7 +106,6 @@ class FakeStream:
     """A stream that makes each event when it is asked for, so that a cancellation takes effect at a known place."""
 
     text = Stream.text
-    result = Stream.result
 
     def __init__(self, words: list[str], request: Request, before_token: Callable[[str], None]) -> None:
         self.is_cancelled = False
@@ -127,9 +126,13 @@ class FakeStream:
             if not self._is_finished:
                 self._is_finished = True
                 usage = Usage(len(self._request.prompt_tokens), 0, self._made)
-                yield FinishEvent("", "cancelled" if self.is_cancelled else self._end, usage, TIMING)
+                reason = "cancelled" if self.is_cancelled else self._end
+                yield FinishEvent("", reason, usage, TIMING, reason == "stop" or not self._request.constraint)
         finally:
             self.is_cancelled = True
+
+    def result(self) -> Completion:
+        return completion_of(self)
 
     def cancel(self) -> None:
         self.is_cancelled = True
