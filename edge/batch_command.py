@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge.errors import EdgeError
-from edge.model_commands import Lora, Model, Quantization, Threads
+from edge.model_commands import KVCacheType, Lora, Model, Quantization, Threads, model_settings
 
 if TYPE_CHECKING:
     from edge.batch import Totals
@@ -34,16 +34,18 @@ def batch(
         int | None,
         typer.Option("--ctx", metavar="N", help="Context that they share; default: enough for the longest."),
     ] = None,
+    kv_type: KVCacheType = "F16",
     threads: Threads = None,
     quant: Quantization = None,
     lora: Lora = None,
 ) -> None:
     """Answer a file of chat completions. The same command again goes on where one ended."""
+    from dataclasses import replace
+
     from edge.batch_output import examine_output
-    from edge.settings import ModelSettings
     from edge.terminal import note
 
-    settings = ModelSettings(context_tokens=context, parallel=parallel, threads=threads)
+    settings = replace(model_settings(context, threads, kv_type, None), parallel=parallel)
     lines, input_name = _read(input_file, output_file)
     with _locked(output_file):
         written = None

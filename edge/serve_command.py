@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge.errors import EdgeError
+from edge.model_commands import KVCacheType
 
 if TYPE_CHECKING:
     from edge.server.model_pool import ModelSource
@@ -32,6 +33,7 @@ def serve(
     context: Annotated[
         int | None, typer.Option("--ctx", metavar="N", help="Context length in tokens, shared by all answers.")
     ] = None,
+    kv_type: KVCacheType = "F16",
     api_key: Annotated[
         str | None,
         typer.Option("--api-key", metavar="KEY", help=f"Ask for this key; better in a file, or in {_KEY_VARIABLE}."),
@@ -75,7 +77,7 @@ def serve(
     from edge.server.model_pool import ModelPool
     from edge.server.run import serve
     from edge.server.server_settings import ServerSettings
-    from edge.settings import ModelSettings
+    from edge.settings import ModelSettings, kv_cache_type
 
     keys = _keys(api_key, api_key_file)
     settings = ServerSettings(
@@ -87,7 +89,10 @@ def serve(
         logs_prompts=logs_prompts,
     )
     settings = _with_key(settings)
-    model_settings = ModelSettings(context_tokens=context, parallel=parallel, threads=threads, queue_limit=queue)
+    kept = kv_cache_type(kv_type)
+    model_settings = ModelSettings(
+        context_tokens=context, parallel=parallel, threads=threads, queue_limit=queue, key_type=kept, value_type=kept
+    )
     if idle is not None and not idle > 0:
         raise EdgeError(f"--idle-minutes is {idle:g}.", hint="Give a time above 0, or leave it out.")
     pool = ModelPool(

@@ -13,6 +13,17 @@ from edge.errors import EdgeError
 KVType = Literal["F16", "Q8_0", "Q4_0"]
 DEFAULT_CONTEXT_TOKENS = 8192
 """Where none is asked for, and the model was trained on as many."""
+
+
+def kv_cache_type(name: str) -> KVType:
+    """The type of this name, in whatever case. EdgeError with the known ones if there is none."""
+    found = next((known for known in get_args(KVType) if known == name.upper()), None)
+    if found is None:
+        raise EdgeError(f"The KV cache cannot be kept as {name!r}.", hint=f"Types: {', '.join(get_args(KVType))}.")
+    kind: KVType = found
+    return kind
+
+
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 
 

@@ -413,3 +413,19 @@ def test_real_model_answers_only_what_a_schema_beyond_its_mask_admits(demo_gguf:
     done = run_process(*run)
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.startswith(b"error: None of 4 attempts satisfies the JSON Schema; of the best, ")
+
+
+def test_kv_cache_is_kept_as_the_option_says(edge_command: Command, opened: Opened) -> None:
+    assert edge_command("run", "demo", "Hello", "--kv-type", "q8_0").code == 0
+    assert (opened.settings.key_type, opened.settings.value_type) == ("Q8_0", "Q8_0")
+
+
+def test_kv_cache_of_an_unknown_type_is_refused(edge_command: Command, opened: Opened) -> None:
+    message, hint = error_lines(edge_command("run", "demo", "Hello", "--kv-type", "Q5"))
+    assert message == "The KV cache cannot be kept as 'Q5'."
+    assert hint == "Types: F16, Q8_0, Q4_0."
+
+
+def test_draft_model_is_resolved_like_the_model(edge_command: Command, opened: Opened) -> None:
+    assert edge_command("run", "demo", "Hello", "--draft", "org/small").code == 0
+    assert opened.settings.draft_model == Path("model.gguf")
