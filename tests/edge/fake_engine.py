@@ -13,7 +13,17 @@ from edge.known_tokens import with_known_tokens
 from edge.prefix_file import open_prefix, write_prefix
 from edge.prefix_identity import PrefixIdentity
 from edge.prompt import Message, PromptTemplate, plain_tokens
-from edge.request import EngineStatus, Event, FinishEvent, FinishReason, Request, Timing, TokenEvent, Usage
+from edge.request import (
+    Completion,
+    EngineStatus,
+    Event,
+    FinishEvent,
+    FinishReason,
+    Request,
+    Timing,
+    TokenEvent,
+    Usage,
+)
 from edge.settings import SamplingSettings
 from edge.stream import Stream, completion_of
 from tests.edge.toy_vocabulary import FIRST_CHARACTER_TOKEN, ToyVocabulary
