@@ -84,8 +84,8 @@ def get_text(address: Address, path: str) -> str:
 
 def _request(body: Mapping[str, Any]) -> bytes:
     content = json.dumps(body).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
-    return head.encode() + content
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
 async def _stream(address: Address, body: Mapping[str, Any]) -> Streamed:
@@ -100,6 +100,7 @@ async def _stream(address: Address, body: Mapping[str, Any]) -> Streamed:
         if not first and _FIRST_TEXT in received:
             first = time.perf_counter()
         if not part or not received.startswith(b"HTTP/1.1 200"[: len(received)]):
+            received += await reader.read()
             raise EdgeError(f"The server answered: {received[-300:].decode(errors='replace')}", hint="See its log.")
     writer.close()
     tokens = int(received.rpartition(_USAGE)[2].split(b",")[0])
