@@ -191,6 +191,16 @@ class ReplyReader:
             parts.append(ReplyText(text))
 
 
+class PlainReader:
+    """Reads a reply that can hold no calls: all of it is text."""
+
+    def feed(self, text: str) -> list[ReplyPart]:
+        return [ReplyText(text)] if text else []
+
+    def end(self) -> list[ReplyPart]:
+        return []
+
+
 def _unfinished(text: str) -> int:
     """How many characters at the end could become the mark of a call."""
     return next((size for size in range(len(OPENING) - 1, 0, -1) if text.endswith(OPENING[:size])), 0)

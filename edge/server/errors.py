@@ -99,8 +99,18 @@ def openai_body(problem: Problem) -> dict[str, Any]:
     }
 
 
+def anthropic_body(problem: Problem) -> dict[str, Any]:
+    kinds = {**_OPENAI_TYPES, 413: "request_too_large", 503: "overloaded_error"}
+    kind = kinds.get(problem.status, "invalid_request_error" if problem.status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": problem.message, **problem.extra}}
+
+
+def ollama_body(problem: Problem) -> dict[str, Any]:
+    return {"error": problem.message}
+
+
 BodyOf = Callable[[Problem], dict[str, Any]]
-FLAVOURS: dict[str, BodyOf] = {}
+FLAVOURS: Mapping[str, BodyOf] = {"/v1/messages": anthropic_body, "/api/": ollama_body}
 """Forms of error bodies by the beginning of the paths that answer with them; all others have OpenAI's."""
 
 

@@ -262,10 +262,10 @@ _ERRORS = {
 }
 
 
-def request_body(schema: Schema) -> dict[str, Any]:
-    """What a route that reads its body itself tells of it."""
+def request_body(schema: Schema, error: Schema = _ERROR) -> dict[str, Any]:
+    """What a route that reads its body itself tells of it, and of the errors that it answers with."""
     errors = {
-        status: {"description": reason, "content": {"application/json": {"schema": _ERROR}}}
+        status: {"description": reason, "content": {"application/json": {"schema": error}}}
         for status, reason in _ERRORS.items()
     }
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Self
 
 from starlette.responses import Response
@@ -15,7 +15,9 @@ from edge.server.errors import body_of, problem_of
 
 SIGN_OF_LIFE = b": waiting\n\n"
 """A comment: clients read over it, and whatever lies between sees that the connection is in use."""
+EVENT_STREAM = "text/event-stream; charset=utf-8"
 Frames = AsyncGenerator[bytes, None]
+WriteFrame = Callable[[Mapping[str, Any]], bytes]
 
 
 class StreamedResponse(Response):
@@ -24,11 +26,12 @@ class StreamedResponse(Response):
     Once it has begun, an error is an event like the others, and the last one.
     """
 
-    def __init__(self, first: bytes, frames: Frames, media_type: str) -> None:
+    def __init__(self, first: bytes, frames: Frames, media_type: str, error_frame: WriteFrame) -> None:
         self.status_code = 200
         self.background = None
         self._first = first
         self._frames = frames
+        self._error_frame = error_frame
         self.raw_headers = [
             (b"content-type", media_type.encode()),
             (b"cache-control", b"no-store"),
@@ -36,9 +39,12 @@ class StreamedResponse(Response):
         ]
 
     @classmethod
-    async def of(cls, frames: Frames, media_type: str = "text/event-stream; charset=utf-8") -> Self:
-        """Waits for the first part. EdgeError if the answer failed before it."""
-        return cls(await anext(frames), frames, media_type)
+    async def of(cls, frames: Frames, media_type: str = EVENT_STREAM, error_frame: WriteFrame | None = None) -> Self:
+        """Waits for the first part. EdgeError if the answer failed before it.
+
+        `error_frame` writes the body of an error as the last part, by default as an event.
+        """
+        return cls(await anext(frames), frames, media_type, error_frame or data_frame)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -48,7 +54,7 @@ class StreamedResponse(Response):
                 async for frame in self._frames:
                     await send({"type": "http.response.body", "body": frame, "more_body": True})
             except EdgeError as error:
-                frame = data_frame(body_of(problem_of(error), scope["path"]))
+                frame = self._error_frame(body_of(problem_of(error), scope["path"]))
                 await send({"type": "http.response.body", "body": frame, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
