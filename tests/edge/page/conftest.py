@@ -3,29 +3,15 @@ running in the thread of the tests, which others must not find there."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.edge.page.browser import MISSING, find_browser
 from tests.edge.page.fake_server import FakeServer
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-BUNDLES = (
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "/Applications/Chromium.app/Contents/MacOS/Chromium",
-    "C:/Program Files/Google/Chrome/Application/chrome.exe",
-)
-
-
-def find_browser() -> str | None:
-    """A browser of Chromium's family; EDGE_TEST_BROWSER names another one."""
-    named = os.environ.get("EDGE_TEST_BROWSER")
-    found = (path for path in (named, *map(shutil.which, NAMES), *BUNDLES) if path and Path(path).exists())
-    return next(found, None)
+expect.set_options(timeout=30_000)  # for slow machines; what is expected comes at once or not at all
 
 
 @pytest.fixture(scope="package")
@@ -33,7 +19,7 @@ def browser() -> Iterator[Browser]:
     """Missing, it fails the tests: a page that was never opened is not tested."""
     path = find_browser()
     if path is None:
-        pytest.fail("No Chromium is installed: apt install chromium, or set EDGE_TEST_BROWSER to one.", pytrace=False)
+        pytest.fail(MISSING, pytrace=False)
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=path) as browser:
         yield browser
 
@@ -51,7 +37,7 @@ def page(browser: Browser, server: FakeServer) -> Iterator[Page]:
     context = browser.new_context(
         viewport={"width": 1300, "height": 800}, permissions=["clipboard-read", "clipboard-write"]
     )
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
     page = context.new_page()
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
