@@ -135,14 +135,24 @@ def find_energy_meter(root: Path = Path("/")) -> EnergyMeter | None:
 
 
 def readable_rapl_domains(root: Path) -> list[Path]:
-    """Packages, and memory that they do not include. Cores are part of a package, the platform includes packages."""
-    folder = root / "sys/class/powercap"
-    candidates = [*folder.glob("intel-rapl:[0-9]*"), *folder.glob("intel-rapl:[0-9]*:[0-9]*")]
-    return sorted(
-        path
-        for path in set(candidates)
-        if _domain_name(path).startswith(("package", "dram")) and _number(path / "energy_uj") is not None
+    """Packages, and memory that they do not include, of which the system lets this user read the counter."""
+    return [path for path in _rapl_domains(root) if _number(path / "energy_uj") is not None]
+
+
+def hidden_meter(root: Path = Path("/")) -> str | None:
+    """What to say where the processor counts its energy and the system keeps it from this user; else None."""
+    if not _rapl_domains(root) or readable_rapl_domains(root):
+        return None
+    return (
+        "Energy is counted (RAPL) but only an administrator may read it: sudo chmod a+r /sys/class/powercap/*/energy_uj"
     )
+
+
+def _rapl_domains(root: Path) -> list[Path]:
+    """Cores are part of a package, the platform includes packages: neither is counted again."""
+    folder = root / "sys/class/powercap"
+    candidates = {*folder.glob("intel-rapl:[0-9]*"), *folder.glob("intel-rapl:[0-9]*:[0-9]*")}
+    return sorted(path for path in candidates if _domain_name(path).startswith(("package", "dram")))
 
 
 def parse_pmic_watts(text: str) -> float | None:

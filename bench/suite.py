@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.cases import BenchSettings, Subject, first_token_prompt, metric_kinds, opened
 from bench.ceiling import Bandwidth, ceiling, measure_bandwidth, weight_bytes_per_token
-from bench.energy import find_energy_meter
+from bench.energy import find_energy_meter, hidden_meter
 from bench.fresh_start import (
     FreshSettings,
     FreshStart,
@@ -75,7 +75,8 @@ def run_bench(plan: BenchPlan, guard: Guard | None = None, say: Callable[[str], 
     guard = guard or Guard(find_energy_meter())
     say("Measuring the memory's bandwidth")
     bandwidth = measure_bandwidth(plan.settings.threads, available_bytes=read_ram().available_bytes)
-    found = [_Found(path) for path in plan.models]
+    told = hidden_meter()
+    found = [_Found(path, notes=[told] if told else []) for path in plan.models]
     for each in found:
         _start_fresh(each, plan.settings, say)
     if plan.quality:

@@ -11,6 +11,7 @@ from bench.energy import (
     PowerSampler,
     RaplMeter,
     SeveralMeters,
+    hidden_meter,
     integrate,
     parse_pmic_watts,
     readable_rapl_domains,
@@ -41,6 +42,16 @@ def test_only_packages_and_memory_are_counted_so_that_nothing_is_twice(tmp_path:
     _domain(tmp_path, "intel-rapl:1", "psys", 1)
     _domain(tmp_path, "intel-rapl-mmio:0", "package-0", 1)
     assert [path.name for path in readable_rapl_domains(tmp_path)] == ["intel-rapl:0", "intel-rapl:0:1"]
+
+
+def test_a_meter_that_only_an_administrator_may_read_is_said(tmp_path: Path) -> None:
+    assert hidden_meter(tmp_path) is None
+    domain = _domain(tmp_path, "intel-rapl:0", "package-0", 1)
+    assert hidden_meter(tmp_path) is None
+    (domain / "energy_uj").unlink()
+    (domain / "energy_uj").mkdir()  # which nobody can read as a file, not even an administrator
+    told = hidden_meter(tmp_path)
+    assert told and told.startswith("Energy is counted (RAPL) but only an administrator may read it")
 
 
 def test_joules_are_what_a_counter_went_up_by_also_when_it_wrapped_around(tmp_path: Path) -> None:
