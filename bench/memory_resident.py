@@ -40,8 +40,8 @@ def measure_resident(path: Path, context_tokens: int) -> Resident:
 
 
 def fill_context(path: Path, context_tokens: int) -> None:
-    """Read a prompt nearly as long as the context, and answer with a few tokens."""
-    with Engine(path, ModelSettings(context_tokens=context_tokens), isolate=False) as engine:
+    """Read a prompt nearly as long as the context, and answer with a few tokens; one thread takes as much memory."""
+    with Engine(path, ModelSettings(context_tokens=context_tokens, threads=1), isolate=False) as engine:
         words = engine.text_tokens(" The history of the world is long." * context_tokens)
         prompt = words[: context_tokens - _ANSWER_TOKENS - _SPARE_TOKENS]
         engine.submit(Request(prompt, max_tokens=_ANSWER_TOKENS)).result()

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -142,13 +143,15 @@ def _source_tensor(name: str, dtype: str, shape: tuple[int, ...]) -> SourceTenso
 
 def smaller_model_hint(free_bytes: int) -> str:
     """The largest published model whose Q4_K_M fits into so many bytes with room for a context, as a hint."""
-    fitting = []
-    for name in published_names():
-        (candidate,) = _of_config(name, published_config(name) or {}, "", "Q4_K_M").candidates
-        needed = candidate.model.weights_bytes * 5 // 4 + 200_000_000
-        if needed <= free_bytes:
-            fitting.append((candidate.model.weights_bytes, name))
+    fitting = [(size, name) for name, size in _published_sizes() if size * 5 // 4 + 200_000_000 <= free_bytes]
     if not fitting:
         return "No model that edge knows fits into so little memory."
     size, name = max(fitting)
     return f"The largest known model that fits is {name} in Q4_K_M, a file of {size_text(size)}."
+
+
+@cache
+def _published_sizes() -> tuple[tuple[str, int], ...]:
+    """Bytes of the weights of well-known models in Q4_K_M."""
+    found = ((name, _of_config(name, published_config(name) or {}, "", "Q4_K_M")) for name in published_names())
+    return tuple((name, model.candidates[0].model.weights_bytes) for name, model in found)

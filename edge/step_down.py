@@ -23,7 +23,14 @@ SMALLEST_CONTEXT_TOKENS = 1024
 _FEWEST_LAYERS_SHARE = 4
 _REMEMBERED = ("prefill_tokens", "key_type", "value_type", "context_tokens", "gpu_layers")
 # how llama.cpp, its backends and the engine's own process say that memory did not suffice
-_SIGNS_OF_MEMORY = ("alloc", "out of memory", "outofmemory", "not enough memory", "insufficient memory")
+_SIGNS_OF_MEMORY = (
+    "alloc",
+    "out of memory",
+    "outofmemory",
+    "not enough memory",
+    "insufficient memory",
+    "mem_buffer != null",  # an assertion of ggml, over which its process ends
+)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from edge.published_models import published_names
 ROUNDING_BYTES = 2 * 0.005 * 2**20 + 1
 """The cache is exact, but llama.cpp says it in hundredths of a MiB, once for each of two kinds of layers."""
 GEMMA_2_9B = "google/gemma-2-9b-it"
+RECURRENT = ("Qwen/Qwen3.5-4B",)
 MODELS = (
     GEMMA_2_9B,
     "meta-llama/Llama-3.2-1B-Instruct",
@@ -34,8 +35,10 @@ MODELS = (
 
 @pytest.mark.parametrize("model", MODELS)
 def test_prediction_is_near_what_llama_cpp_reports(model: str, tmp_path: Path) -> None:
-    comparisons = list(compare_model(model, tmp_path))
-    assert len(comparisons) == len(GRID)
+    # states are allocated even so, and some models have large ones
+    grid = [context for context in GRID if context.sequences < 16 or model not in RECURRENT]
+    comparisons = list(compare_model(model, tmp_path, grid))
+    assert len(comparisons) == len(grid) >= 10
     for each in comparisons:
         assert each.is_within_limit, each
         assert abs(each.predicted_cache_bytes - each.cache_bytes) <= ROUNDING_BYTES
@@ -78,7 +81,7 @@ def test_running_processes_are_compared_with_their_predictions(
 
 
 def test_peak_of_a_real_process_is_within_five_percent(demo_gguf: Path) -> None:
-    measured = measure_resident(demo_gguf, 512)
+    measured = measure_resident(demo_gguf, 256)
     assert abs(measured.predicted_bytes / measured.peak_bytes - 1) < 0.05
 
 

@@ -127,7 +127,7 @@ def test_ladder_ends_with_what_the_model_was_trained_on() -> None:
     assert context_ladder(4096) == [512, 1024, 2048, 4096]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     name=st.sampled_from([GEMMA, LLAMA, EXPERTS, RECURRENT]),
     gpu_gigabytes=st.sampled_from([0, 2, 4, 6, 8, 11.7, 24]),

@@ -145,6 +145,8 @@ def test_several_sequences_keep_a_context_each() -> None:
         ("llama.cpp cannot make a context of 9 tokens: failed to allocate compute pp buffers", True),
         ("llama.cpp cannot load m.gguf: unable to allocate CUDA0 buffer", True),
         ("The engine's process was ended by SIGKILL (out of memory?).", True),
+        ("The engine's process was ended by SIGABRT: GGML_ASSERT(ctx->mem_buffer != NULL) failed.", True),
+        ("llama.cpp cannot make a context of 9 tokens: insufficient memory (attempted to allocate 2 MB)", True),
         ("ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory", True),
         ("llama.cpp cannot load m.gguf: unknown architecture", False),
         ("The context of 12 tokens is too short.", False),
