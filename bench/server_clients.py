@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ _FIRST_TEXT = b'"delta":{"content":'
 _END = b"data: [DONE]"
 _USAGE = b'"completion_tokens":'
 _CHUNK_BYTES = 1 << 16
+_BUSY = 429
+_BUSY_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,37 @@ def leave_at_random(
     return asyncio.run(leave())
 
 
+@dataclass(frozen=True)
+class Load:
+    """What became of the requests of many clients."""
+
+    statuses: Mapping[int, int]
+    lost: int
+    """Connections that ended without a whole answer."""
+
+
+def load(address: Address, body: Mapping[str, Any], clients: int, seconds: float) -> Load:
+    """Clients that ask again as soon as they are answered, for so long; after a 429 they wait a little."""
+    statuses: Counter[int] = Counter()
+    deadline = time.perf_counter() + seconds
+
+    async def client() -> int:
+        lost = 0
+        while time.perf_counter() < deadline:
+            status = await _status(address, body)
+            statuses[status] += 1
+            lost += status == 0
+            if status == _BUSY:
+                await asyncio.sleep(_BUSY_SECONDS)
+        return lost
+
+    async def ask() -> int:
+        return sum(await asyncio.gather(*(client() for _ in range(clients))))
+
+    lost = asyncio.run(ask())
+    return Load(statuses, lost)
+
+
 def get_text(address: Address, path: str) -> str:
     """What a GET request gives."""
 
@@ -106,6 +140,20 @@ async def _stream(address: Address, body: Mapping[str, Any]) -> Streamed:
     tokens = int(received.rpartition(_USAGE)[2].split(b",")[0])
     ended = time.perf_counter()
     return Streamed(tokens, (first or ended) - started, ended - started)
+
+
+async def _status(address: Address, body: Mapping[str, Any]) -> int:
+    """The status of a whole answer; 0 if there was none."""
+    try:
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(_request(body))
+        content = await reader.read()
+        writer.close()
+    except OSError:
+        return 0
+    head, _, answer = content.partition(b"\r\n\r\n")
+    is_whole = answer.endswith(b"}") or _END in answer
+    return int(head.split()[1]) if is_whole else 0
 
 
 async def _leave(address: Address, body: Mapping[str, Any], seconds: float) -> bool:

@@ -52,14 +52,16 @@ def test_places_are_those_that_run_and_wait() -> None:
 
 
 def test_whole_bench_runs_on_a_tiny_model(tiny_gguf: Path) -> None:
-    case = Case(tiny_gguf, threads=1, rounds=1, tokens=8, departures=8, context_tokens=512)
-    findings = measure(case, ["speed", "first-token", "leaving"])
+    case = Case(tiny_gguf, threads=1, rounds=1, tokens=8, departures=8, load_seconds=0.5, context_tokens=512)
+    findings = measure(case, ["speed", "first-token", "leaving", "load"])
     assert [finding.title for finding in findings] == [
         "1 stream",
         "4 streams",
         "8 streams",
         "time to first token, p50",
         "places taken after 8 clients left 8 times",
+        "64 clients, 4 places, 0.5 s: neither answered nor 429",
+        "64 clients, 4 places, 0.5 s: memory grown",
     ]
     assert all(finding.value is not None for finding in findings)
-    assert findings[-1].verdict == "holds"
+    assert [finding.verdict for finding in findings[4:6]] == ["holds", "holds"]
