@@ -91,6 +91,31 @@ def test_sessions_are_listed(edge_command: Command, model: Path, state: Path) ->
     assert row.split()[0] == "work" and row.split()[3] == "2" and row.split()[-2:] == ["tiny.gguf", "One"]
 
 
+def test_last_session_goes_on_without_its_name(edge_command: Command, model: Path, state: Path) -> None:
+    message, hint = error_lines(edge_command("chat", "--continue", stdin=b"One\n"))
+    assert message == f"There are no sessions in {state}." and hint == "Begin a chat without --continue."
+    edge_command("chat", model, "--session", "work", *OPTIONS, stdin=b"One\n")
+    outcome = edge_command("chat", "--continue", "--threads", "1", "--max-tokens", "6", stdin=b"Two\n")
+    assert outcome.code == 0 and outcome.err.startswith("Session work: 2 messages, ")
+    message, hint = error_lines(edge_command("chat", "--continue", "--session", "work", stdin=b"Two\n"))
+    assert message.startswith("--continue goes on with the session that was used last: ")
+    assert hint == "Leave one of them out."
+
+
+def test_sessions_with_a_text_in_them_are_listed(edge_command: Command, model: Path, state: Path) -> None:
+    for name, line in (("work", b"Bees\n"), ("trip", b"Rome\n")):
+        edge_command("chat", model, "--session", name, *OPTIONS, stdin=line)
+    rows = edge_command("chat", "--list", "rome").out.splitlines()[2:]
+    assert [row.split()[0] for row in rows] == ["trip"]
+    outcome = edge_command("chat", "--list", "zebra")
+    assert (outcome.out, outcome.err) == ("", f"There are no sessions with 'zebra' in {state}.\n")
+
+
+def test_chat_from_a_pipe_is_kept_under_a_name_only(edge_command: Command, model: Path, state: Path) -> None:
+    assert edge_command("chat", model, *OPTIONS, stdin=b"One\n/retry\n/branch\n").code == 0
+    assert not state.exists()
+
+
 def test_history_that_does_not_fit_is_refused_where_nothing_may_be_left_out(edge_command: Command, model: Path) -> None:
     line = b"The bees are dancing again and again and again and again. " * 3 + b"\n"
     arguments = ("chat", model, "--ctx", "256", *OPTIONS)

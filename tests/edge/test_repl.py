@@ -9,16 +9,19 @@ from pathlib import Path
 
 import pytest
 from prompt_toolkit.application import create_app_session
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, InMemoryHistory
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from edge.chat import Chat
+from edge.constraint import Constraint
 from edge.errors import EdgeError
 from edge.prompt import Message
 from edge.repl import converse
 from edge.repl_commands import COMMANDS
-from edge.repl_input import EditedLines, PlainLines, prompt_session
+from edge.repl_input import EditedLines, PlainLines, command_completer, prompt_session
 from edge.repl_output import summary
 from edge.request import Completion, FinishReason, Timing, Usage
 from edge.session_shelf import Shelf
@@ -64,6 +67,27 @@ def test_blank_messages_are_not_sent() -> None:
     engine = FakeEngine()
     talk(Chat(engine), "", "  \n", "Hi")
     assert len(engine.requests) == 1
+
+
+def test_first_message_that_is_left_is_told_with_those_left_out(capsys: Captured) -> None:
+    chat = Chat(FakeEngine(context_tokens=255), max_tokens=20)
+    chat.messages = [
+        message
+        for number in range(3)
+        for message in (Message("user", f"{number}".ljust(30)), Message("assistant", "a" * 20))
+    ]
+    talk(chat, "Next", is_interactive=False)
+    assert capsys.readouterr().err == (
+        "4 earlier messages no longer fit the context and were left out; it begins with: 2\n"
+    )
+
+
+def test_answer_that_was_cut_off_before_it_met_its_schema_says_so(capsys: Captured) -> None:
+    engine = FakeEngine(['{"name": "Ada"}'])
+    chat = Chat(engine, max_tokens=1)
+    chat.constraint = Constraint.json_schema({"type": "object"})
+    talk(chat, "Who?")
+    assert "The answer was cut off before it met its schema. /set max_tokens allows more." in notes(capsys)
 
 
 def test_messages_left_out_are_told_before_the_answer(capsys: Captured) -> None:
@@ -320,6 +344,36 @@ def test_earlier_messages_come_back_whole_even_in_another_chat(keyboard: PipeInp
     EditedLines(prompt_session(FileHistory(path))).read()
     keyboard.send_text(f"{CTRL_R}one\r\r")  # found with the first Enter, sent with the second
     assert EditedLines(prompt_session(FileHistory(path))).read() == "one\ntwo"
+
+
+def completions(typed: str) -> list[str]:
+    """What Tab would make of a text."""
+    completer = command_completer([("/save", "keep"), ("/set", "change")], lambda command, argument: ["seed", "system"])
+    document = Document(typed, len(typed))
+    found = completer.get_completions(document, CompleteEvent(completion_requested=True))
+    return [typed[: len(typed) + each.start_position] + each.text for each in found]
+
+
+def test_commands_and_what_follows_them_are_completed(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    assert completions("/s") == ["/save", "/set"]
+    assert completions("/set see") == ["/set seed"]
+    assert completions(f"/read {tmp_path}/no") == [f"/read {tmp_path}/notes.txt"]
+
+
+def test_messages_are_not_completed() -> None:
+    assert completions("see") == completions(" /sa") == completions("/sa\n/sa") == []
+
+
+def test_draft_is_there_to_be_edited(keyboard: PipeInput) -> None:
+    keyboard.send_text("!\r")
+    assert EditedLines(prompt_session(InMemoryHistory())).read("Hello") == "Hello!"
+
+
+def test_draft_is_shown_where_it_cannot_be_edited(capsys: Captured) -> None:
+    source = PlainLines(io.BytesIO(b"Hi\n"), is_interactive=True)
+    assert source.read("Hel\x1blo") == "Hi"
+    assert capsys.readouterr().err == "It was:\nHel\\x1blo\nType it anew; a blank line leaves it as it was.\n"
 
 
 # The place of the history, and the choice of a source

@@ -407,3 +407,8 @@ def test_system_text_with_what_looks_like_a_command_is_no_command() -> None:
     chat = Chat(FakeEngine(), system="/exit")
     chat.messages = [Message("user", "Hi"), Message("assistant", "Hello")]
     assert chat.questions == ["Hi"]
+
+
+def test_commands_in_the_readme_are_those_of_the_help() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f"```text\n{help_text(80).partition(chr(10) * 2)[0]}\n```" in readme
