@@ -24,6 +24,17 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+@pytest.fixture(scope="package")
+def modules(browser: Browser) -> Iterator[Page]:
+    """The page as the place where its modules are called. Tests leave it as they found it."""
+    server = FakeServer()
+    page = browser.new_page()
+    page.goto(server.address)
+    yield page
+    page.close()
+    server.close()
+
+
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
     server = FakeServer()

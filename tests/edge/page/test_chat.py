@@ -266,7 +266,7 @@ def test_nothing_is_loaded_from_another_host(page: Page, server: FakeServer) -> 
     assert [url for url in asked if not url.startswith(server.address)] == []
 
 
-def test_events_are_found_however_they_are_cut(page: Page) -> None:
+def test_events_are_found_however_they_are_cut(modules: Page) -> None:
     text = "data: one\r\n\r\n: comment\ndata: two\ndata:more\n\nevent: x\r\rdata: é\n\ndata: unfinished"
     call = """(m, text, size) => {
         const parser = new m.EventParser();
@@ -275,4 +275,4 @@ def test_events_are_found_however_they_are_cut(page: Page) -> None:
         return found;
     }"""
     for size in (1, 2, 3, 7, 1000):
-        assert module(page, "sse.js", call, text, size) == ["one", "two\nmore", "é"]
+        assert module(modules, "sse.js", call, text, size) == ["one", "two\nmore", "é"]

@@ -95,17 +95,17 @@ def shown(page: Page, text: str) -> str:
         ("", ""),
     ],
 )
-def test_markdown_is_shown_as_what_it_means(page: Page, text: str, html: str) -> None:
-    assert shown(page, text) == html
+def test_markdown_is_shown_as_what_it_means(modules: Page, text: str, html: str) -> None:
+    assert shown(modules, text) == html
 
 
-def test_links_lead_to_http_only_and_tell_nothing_to_where_they_lead(page: Page) -> None:
+def test_links_lead_to_http_only_and_tell_nothing_to_where_they_lead(modules: Page) -> None:
     link = '<a href="https://example.org/" title="https://example.org/" target="_blank" rel="noopener noreferrer">'
-    assert shown(page, "[a](https://example.org)") == f"<p>{link}a</a></p>"
-    assert shown(page, "<https://example.org>, https://example.org.") == (
+    assert shown(modules, "[a](https://example.org)") == f"<p>{link}a</a></p>"
+    assert shown(modules, "<https://example.org>, https://example.org.") == (
         f"<p>{link}https://example.org</a>, {link}https://example.org</a>.</p>"
     )
-    assert shown(page, "(see http://a.test/b_(c))").count('href="http://a.test/b_(c)"') == 1
+    assert shown(modules, "(see http://a.test/b_(c))").count('href="http://a.test/b_(c)"') == 1
 
 
 HOSTILE = [
@@ -151,8 +151,8 @@ CENSUS = """(m, text) => {
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_stays_text(page: Page, text: str) -> None:
-    census = module(page, "markdown_view.js", CENSUS, text)
+def test_hostile_text_stays_text(modules: Page, text: str) -> None:
+    census = module(modules, "markdown_view.js", CENSUS, text)
     assert set(census["tags"]) <= ALLOWED
     assert (census["handlers"], census["sources"]) == ([], 0)
     for link in census["links"]:
@@ -190,16 +190,16 @@ SHAPE = """(m, text) => {
 
 
 @pytest.mark.parametrize("text", BROKEN, ids=lambda text: text[:8])
-def test_broken_nesting_comes_to_an_end_and_is_not_deep(page: Page, text: str) -> None:
-    length, depth = module(page, "markdown_view.js", SHAPE, text)
+def test_broken_nesting_comes_to_an_end_and_is_not_deep(modules: Page, text: str) -> None:
+    length, depth = module(modules, "markdown_view.js", SHAPE, text)
     assert length > 0
     assert depth < 60
 
 
 @pytest.mark.parametrize("size", [2, 7])
-def test_a_text_that_grows_ends_as_the_whole_text_is_shown(page: Page, size: int) -> None:
-    html, blocks = module(page, "markdown_view.js", STREAMED, ALL_OF_IT, size)
-    assert html == shown(page, ALL_OF_IT)
+def test_a_text_that_grows_ends_as_the_whole_text_is_shown(modules: Page, size: int) -> None:
+    html, blocks = module(modules, "markdown_view.js", STREAMED, ALL_OF_IT, size)
+    assert html == shown(modules, ALL_OF_IT)
     assert blocks == 10
 
 

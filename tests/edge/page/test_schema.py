@@ -40,18 +40,18 @@ CITY = '{"type": "object", "required": ["city"], "properties": {"city": {"type":
     ],
 )
 def test_the_first_mistake_has_its_place(
-    page: Page, text: str, line: int, column: int, message: str, is_unfinished: bool
+    modules: Page, text: str, line: int, column: int, message: str, is_unfinished: bool
 ) -> None:
-    found = module(page, "json_text.js", "(m, text) => m.readJson(text)", text)
+    found = module(modules, "json_text.js", "(m, text) => m.readJson(text)", text)
     assert found == {"message": message, "line": line, "column": column, "isUnfinished": is_unfinished}
 
 
-def test_every_beginning_of_json_is_unfinished_and_not_wrong(page: Page) -> None:
+def test_every_beginning_of_json_is_unfinished_and_not_wrong(modules: Page) -> None:
     text = json.dumps({"a": [1.5e-3, -2, True, None, 'é\n"\\'], "b": {"c": [], "d": {}}}, indent=1)
     call = (
         "(m, text) => Array.from(text, (_, at) => m.readJson(text.slice(0, at))).filter((read) => !read.isUnfinished)"
     )
-    assert module(page, "json_text.js", call, text) == []
+    assert module(modules, "json_text.js", call, text) == []
 
 
 SCHEMAS: list[Any] = [
@@ -91,18 +91,18 @@ JUDGE = """(m, schemas, values) => {
 }"""
 
 
-def test_values_are_judged_as_jsonschema_judges_them(page: Page) -> None:
+def test_values_are_judged_as_jsonschema_judges_them(modules: Page) -> None:
     @settings(max_examples=25, deadline=None)
     @given(st.lists(VALUES, min_size=10, max_size=40))
     def judged(values: list[Any]) -> None:
         values = json.loads(json.dumps(values))
         expected = [[Draft202012Validator(schema).is_valid(value) for value in values] for schema in SCHEMAS]
-        assert module(page, "json_schema.js", JUDGE, SCHEMAS, values) == expected
+        assert module(modules, "json_schema.js", JUDGE, SCHEMAS, values) == expected
 
     judged()
 
 
-def test_what_is_not_looked_at_is_named(page: Page) -> None:
+def test_what_is_not_looked_at_is_named(modules: Page) -> None:
     schema = {
         "format": "date",
         "unevaluatedProperties": False,
@@ -114,10 +114,10 @@ def test_what_is_not_looked_at_is_named(page: Page) -> None:
         ("x", ["format", "pattern", "unevaluatedProperties"]),
         ({"a": 1}, ["$ref", "format", "unevaluatedProperties"]),
     ):
-        assert module(page, "json_schema.js", call, schema, value) == {"errors": [], "unchecked": unchecked}
-    malformed = module(page, "json_schema.js", call, {"anyOf": 5}, 1)
+        assert module(modules, "json_schema.js", call, schema, value) == {"errors": [], "unchecked": unchecked}
+    malformed = module(modules, "json_schema.js", call, {"anyOf": 5}, 1)
     assert malformed["unchecked"] == ["a keyword whose value is of the wrong type"]
-    endless = module(page, "json_schema.js", call, {"$ref": "#"}, 1)
+    endless = module(modules, "json_schema.js", call, {"$ref": "#"}, 1)
     assert endless["unchecked"] == ["nesting"]
 
 
