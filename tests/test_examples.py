@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-WAIT_SECONDS = 60
+WAIT_SECONDS = 300  # for an answer that fills the context, on a machine that is busy with others
 
 
 def command(name: str, *arguments: str) -> list[str]:
@@ -67,8 +67,9 @@ def test_desktop_chat_shows_answers_from_a_thread_of_its_own(desktop_chat: Modul
     try:
         wait_until(lambda: desktop_chat.READY in shown)
         model.ask("Bees?")
+        wait_until(lambda: len(shown) > 2)
+        model.stop()
         wait_until(lambda: shown[-1] == "\n\n")
-        assert len(shown) > 2
     finally:
         model.close()
     wait_until(lambda: model.has_ended)
