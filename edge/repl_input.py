@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
@@ -52,13 +53,19 @@ class PlainLines:
         if draft and self.is_interactive:
             note(f"It was:\n{printable(draft)}\nType it anew; a blank line leaves it as it was.")
         lines: list[str] = []
+        self._show_prompt(PROMPT)
         while content := self._stream.readline():
             self._line_number += 1
             line = decode_utf8(content, f"Line {self._line_number} of stdin").rstrip("\r\n")
             if not line.endswith("\\"):
                 return "\n".join([*lines, line])
             lines.append(line.removesuffix("\\"))
+            self._show_prompt(" " * len(PROMPT))
         return "\n".join(lines) if lines else None
+
+    def _show_prompt(self, prompt: str) -> None:
+        if self.is_interactive and sys.stderr.isatty():
+            print(prompt, end="", file=sys.stderr, flush=True)
 
 
 class EditedLines:

@@ -170,6 +170,7 @@ def test_dumb_terminal_gets_no_sequences(
 ) -> None:
     chat = start(chats, {**environment, "TERM": "dumb"}, tiny_gguf, "--threads", 1, "--max-tokens", 4)
     chat.wait_for("Ctrl-D ends the chat")
+    chat.wait_for("> ")
     chat.type("Hi\n")
     chat.wait_for(SUMMARY)
     chat.type("/branch\n")
