@@ -11,11 +11,21 @@ import numpy as np
 from bench.compare import Change, Comparison
 from bench.html_plots import Axis, Bar, Series, bar_plot, legend, line_plot, point_plot
 from bench.record import Metric, Record
-from bench.report import best_of, conditions, figure_text, kinds_of, short_labels, significant, spread_text
+from bench.report import (
+    best_of,
+    conditions,
+    figure_text,
+    kinds_of,
+    short_labels,
+    significant,
+    spread_text,
+    threads_text,
+)
 from edge.quantities import size_text
 
 _STYLE_FILE = Path(__file__).with_name("html_report.css")
 _MOST_CURVE_POINTS = 160
+_SHOWN_FROM_SHARE = 0.05
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -47,7 +57,7 @@ def _header(records: Sequence[Record]) -> str:
     cards = "" if len(records) > 1 else _cards(first)
     return (
         f"<header><h1>{escape(what)}</h1><p>{escape(first.machine['cpu']['name'])},"
-        f" {first.settings['threads']} threads, {escape(first.started)}</p>{cards}</header>"
+        f" {threads_text(first.settings['threads'])}, {escape(first.started)}</p>{cards}</header>"
     )
 
 
@@ -76,7 +86,8 @@ def _figures(records: Sequence[Record], labels: Sequence[str]) -> str:
     return (
         f'<section><h2>Figures</h2><div class="wide"><table><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
-        "<p class='hint'>Medians; below each its quartiles, or its standard error.</p></section>"
+        "<p class='hint'>Medians; below each its quartiles, or its standard error. Marked is what is better than all"
+        " others beyond these.</p></section>"
     )
 
 
@@ -240,7 +251,7 @@ def latency_plot(records: Sequence[Record], labels: Sequence[str]) -> str:
                 curves.append((f"{streams} stream{'s' * (streams != '1')}", gaps))
             elif streams == next(iter(record.gaps_seconds)):
                 curves.append((label, gaps))
-    series = [Series(name, cumulative(gaps)) for name, gaps in curves if gaps]
+    series = [Series(name, _without_shortest(cumulative(gaps))) for name, gaps in curves if gaps]
     if not series:
         return ""
     x = Axis("milliseconds from one token to the next", significant_tick, is_logarithmic=True)
@@ -271,6 +282,11 @@ def memory_plot(records: Sequence[Record], labels: Sequence[str]) -> str:
     x = Axis("seconds since the process was started", lambda value: f"{value:g}")
     y = Axis("memory", lambda value: size_text(round(value)) if value else "0")
     return line_plot("Resident memory of a fresh process over time", series, x, y, marks, dots=False) + below
+
+
+def _without_shortest(curve: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    """From 5 % on: tokens that waited for their reader came at once, and would stretch a logarithmic axis."""
+    return tuple(point for point in curve if point[1] >= _SHOWN_FROM_SHARE)
 
 
 def cumulative(gaps_seconds: Sequence[float]) -> tuple[tuple[float, float], ...]:

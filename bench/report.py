@@ -33,6 +33,8 @@ def significant(value: float) -> str:
         return f"{value:,.0f}"
     if abs(value) >= 10:
         return f"{value:.1f}"
+    if abs(value) >= 1:
+        return f"{value:.2f}"
     if abs(value) >= 0.1:
         return f"{value:.3f}"
     return f"{value:.5f}"
@@ -54,12 +56,24 @@ def kinds_of(records: Sequence[Record]) -> list[MetricKind]:
 
 
 def best_of(records: Sequence[Record], kind: MetricKind) -> int | None:
-    """The record with the best figure, where there are several with it."""
-    values = [(record.value(kind.name), place) for place, record in enumerate(records)]
-    known = [(value, place) for value, place in values if value is not None]
+    """The record whose figure is the best, where its spread does not touch that of any other; else None."""
+    known = [(metric, place) for place, record in enumerate(records) if (metric := record.metric(kind.name))]
     if len(known) < 2:
         return None
-    return (max(known) if kind.better == "higher" else min(known))[1]
+    sign = 1 if kind.better == "higher" else -1
+    best, place = max(known, key=lambda each: sign * each[0].value)
+    worst_of_best = min(sign * end for end in _spread(best))
+    is_apart = all(
+        max(sign * end for end in _spread(metric)) < worst_of_best for metric, other in known if other != place
+    )
+    return place if is_apart else None
+
+
+def _spread(metric: Metric) -> tuple[float, float]:
+    """Quartiles, or where the value lies 95 times in 100."""
+    if metric.standard_error is None:
+        return metric.summary.quartiles
+    return metric.value - 1.96 * metric.standard_error, metric.value + 1.96 * metric.standard_error
 
 
 def run_tables(records: Sequence[Record]) -> list[RenderableType]:
@@ -84,7 +98,7 @@ def conditions(record: Record) -> list[tuple[str, str]]:
     if record.ceiling:
         bandwidth = record.ceiling["bandwidth"]
         kinds = ", ".join(f"{kind} {bandwidth[kind] / 1e9:.1f}" for kind in ("read", "copy", "triad"))
-        rows.append(("bandwidth", f"{kinds} GB/s with {bandwidth['threads']} threads"))
+        rows.append(("bandwidth", f"{kinds} GB/s with {threads_text(bandwidth['threads'])}"))
     meter = settings["energy_meter"] or "no meter"
     throttling = "noticed" if settings["notices_throttling"] else "cannot be noticed here"
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
@@ -92,7 +106,7 @@ def conditions(record: Record) -> list[tuple[str, str]]:
         *rows,
         (
             "settings",
-            f"{settings['threads']} threads, {settings['rounds']} rounds, keys {settings['key_type']}, values"
+            f"{threads_text(settings['threads'])}, {settings['rounds']} rounds, keys {settings['key_type']}, values"
             f" {settings['value_type']}",
         ),
         ("energy", meter),
@@ -100,6 +114,10 @@ def conditions(record: Record) -> list[tuple[str, str]]:
         ("load before", str(machine["load_average"])),
         ("versions", versions),
     ]
+
+
+def threads_text(count: int) -> str:
+    return f"{count} thread{'s' * (count != 1)}"
 
 
 def comparison_tables(comparison: Comparison) -> list[RenderableType]:
@@ -154,6 +172,8 @@ def _single(record: Record) -> RenderableType:
 def _side_by_side(records: Sequence[Record]) -> RenderableType:
     columns: list[tuple[str, Literal["left", "right"]]] = [(label, "right") for label in short_labels(records)]
     shown = table("Side by side", ("", "left"), *columns)
+    for place, column in enumerate(shown.columns):
+        column.no_wrap = place > 0  # of a narrow terminal, titles fill several lines before figures do
     shown.add_row(cell("file"), *(cell(size_text(record.model.file_bytes)) for record in records))
     for kind in kinds_of(records):
         best = best_of(records, kind)
