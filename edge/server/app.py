@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from edge.errors import EdgeError
-from edge.server import anthropic_routes, openai_routes, page, service_routes
+from edge.server import anthropic_routes, ollama_routes, openai_routes, page, service_routes
 from edge.server.answering import Answering
 from edge.server.errors import Problem, body_of, problem_of
 from edge.server.gate import Doors, Gate
@@ -20,7 +20,13 @@ from edge.server.metrics import Metrics
 from edge.server.model_pool import ModelPool
 from edge.server.server_settings import ServerSettings
 
-ROUTERS: Sequence[APIRouter] = (openai_routes.router, anthropic_routes.router, service_routes.router, page.router)
+ROUTERS: Sequence[APIRouter] = (
+    openai_routes.router,
+    anthropic_routes.router,
+    ollama_routes.router,
+    service_routes.router,
+    page.router,
+)
 
 _WORDS = {404: "There is nothing at this path.", 405: "This path is not for this method."}
 
