@@ -18,7 +18,7 @@ from edge.openai_request import ChatBody, parse_body
 from edge.openai_response import completion_body
 from edge.server.answering import Answering, Answers, Asked
 from edge.server.json_body import json_of
-from edge.server.model_pool import ModelSource
+from edge.server.model_pool import ModelPool, ModelSource
 from edge.server.openai_chunks import CHAT, COMPLETION, ChunkForm, ChunkWriter, Head
 from edge.server.openapi_schemas import CHAT_REQUEST, COMPLETIONS_REQUEST, EMBEDDINGS_REQUEST, request_body
 from edge.server.streaming import SIGN_OF_LIFE, StreamedResponse
@@ -78,18 +78,21 @@ async def embeddings(request: Request) -> Response:
 async def models(request: Request) -> dict[str, Any]:
     """List the models that can be asked for."""
     answering: Answering = request.app.state.answering
-    return {"object": "list", "data": [_model(source) for source in answering.pool.sources]}
+    return {"object": "list", "data": [_model(source, answering.pool) for source in answering.pool.sources]}
 
 
 @router.get("/v1/models/{name:path}")
 async def model(request: Request, name: str) -> dict[str, Any]:
     """Tell of one model."""
     answering: Answering = request.app.state.answering
-    return _model(answering.pool.source(name))
+    return _model(answering.pool.source(name), answering.pool)
 
 
-def _model(source: ModelSource) -> dict[str, Any]:
-    return {"id": source.name, "object": "model", "created": source.created, "owned_by": "edge"}
+def _model(source: ModelSource, pool: ModelPool) -> dict[str, Any]:
+    """OpenAI's object, and beside it what one request may hold, as far as the model is loaded and that is known."""
+    held = next((model.engine.context_tokens for model in pool.loaded if model.source is source), None)
+    model = {"id": source.name, "object": "model", "created": source.created, "owned_by": "edge"}
+    return {**model, "context_tokens": held}
 
 
 async def _frames(

@@ -42,7 +42,7 @@ export class ListView {
     const control = document.activeElement?.dataset?.control;
     this.items.replaceChildren();
     fill(this.items, summaries.map((summary) => this.#item(summary)));
-    if (focused) this.items.querySelector(`li[data-id="${focused}"] [data-control="${control}"]`)?.focus();
+    if (focused) (this.items.querySelector(`li[data-id="${focused}"] [data-control="${control}"]`) ?? this.search).focus();
     byId("none-found").hidden = summaries.length > 0;
     byId("none-found").textContent = this.search.value.trim() === "" ? "No conversations yet." : "Nothing found.";
   }

@@ -173,6 +173,8 @@ class Page {
     this.#answers.delete(conversation.id);
     conversation.updated = Date.now();
     this.#save(conversation).then(() => this.list.refresh());
+    const isContextKnown = this.#models.some(({ id, contextTokens }) => id === node.model && contextTokens !== null);
+    if (!isContextKnown && !node.failure) this.loadModels(); // it may have been loaded for this answer
     if (conversation !== this.#current) return;
     if (node.schema !== undefined) announce(node.content);
     this.#show();

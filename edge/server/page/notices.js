@@ -2,7 +2,8 @@
 
 import { byId, element, iconButton } from "./dom.js";
 
-const SHOWN_MILLISECONDS = 8000;
+const SHOWN_MILLISECONDS = 6000;
+const WITH_BUTTON_MILLISECONDS = 15000; // long enough to get there by keyboard
 
 /** Says something for a while, with one thing to do about it. It stays as long as it is pointed at or has the keyboard. */
 export function toast(text, { label, run } = {}) {
@@ -10,7 +11,7 @@ export function toast(text, { label, run } = {}) {
   let timer;
   const wait = () => {
     clearTimeout(timer);
-    timer = setTimeout(() => shown.remove(), SHOWN_MILLISECONDS);
+    timer = setTimeout(() => shown.remove(), label ? WITH_BUTTON_MILLISECONDS : SHOWN_MILLISECONDS);
   };
   if (label) {
     const act = () => {

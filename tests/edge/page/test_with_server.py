@@ -53,7 +53,7 @@ def test_the_model_answers_on_the_page(page: Page) -> None:
     ask_and_wait(page, "What is the capital of France?")
     expect(answers(page)).to_have_text("The capital of France is Paris.")
     expect(page.locator(".facts")).to_contain_text("tokens/s")
-    expect(page.locator("#context-words")).to_contain_text("tokens")
+    expect(page.locator("#context-words")).to_contain_text("of 1,024 tokens")
 
 
 def test_the_models_answer_matches_the_schema(page: Page) -> None:

@@ -112,6 +112,13 @@ def test_models_are_listed_and_told_one_by_one(serve: Serve) -> None:
     assert client.get("/v1/models/third").status_code == 404
 
 
+def test_model_tells_its_context_once_it_is_loaded(serve: Serve) -> None:
+    client = serve(ServedFake(context_tokens=2048), ServedFake(), names=("first", "second"))
+    client.post("/v1/chat/completions", json=ASK)
+    assert client.get("/v1/models/first").json()["context_tokens"] == 2048
+    assert client.get("/v1/models/second").json()["context_tokens"] is None
+
+
 def test_model_is_chosen_by_its_name(serve: Serve) -> None:
     client = serve(ServedFake(["one"]), ServedFake(["two"]), names=("first", "second"))
     body = client.post("/v1/chat/completions", json={**ASK, "model": "second"}).json()
