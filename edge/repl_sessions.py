@@ -8,7 +8,7 @@ from edge.errors import EdgeError
 from edge.quantities import size_text
 from edge.repl_output import note_columns, say
 from edge.repl_talk import Outcome, Talk
-from edge.session_list import SessionSummary, list_sessions
+from edge.session_list import SessionSummary, list_sessions, one_line
 from edge.tables import cell, table
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _WIDE_COLUMNS = 100
 _NARROW_COLUMNS = 60
+_LEAST_COLUMNS = 12  # of what was said
+_GAP_COLUMNS = 2
 
 
 def new(talk: Talk, argument: str) -> Outcome:
@@ -63,18 +65,25 @@ def session_table(found: list[SessionSummary], columns: int) -> Table:
     """Sessions as a table that suits a terminal of so many columns; 0 for what is none."""
     is_wide = columns == 0 or columns >= _WIDE_COLUMNS
     is_narrow = 0 < columns < _NARROW_COLUMNS
-    shown = table("Sessions", ("Name", "left"))
+    headers = ["Name"]
     if not is_narrow:
-        shown.add_column("Used", no_wrap=True)
-        shown.add_column("Messages", justify="right", no_wrap=True)
+        headers += ["Used", "Messages"]
     if is_wide:
-        shown.add_column("Size", justify="right", no_wrap=True)
-        shown.add_column("Model", overflow="fold")
-    shown.add_column("What was said", overflow="ellipsis", no_wrap=True)
-    for each in found:
-        messages = "damaged" if each.messages is None else str(each.messages)
-        used = each.updated.replace("T", " ")[:16]
-        middle = [] if is_narrow else [used, messages]
-        wide = [size_text(each.n_bytes), each.model] if is_wide else []
-        shown.add_row(*map(cell, (each.name, *middle, *wide, each.snippet)))
+        headers += ["Size", "Model"]
+    rows = [_row(each)[: len(headers)] for each in found]
+    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+    room = columns - sum(widths) - _GAP_COLUMNS * len(headers)
+    shown = table("Sessions", *((name, "right" if name in ("Messages", "Size") else "left") for name in headers))
+    for column, width in zip(shown.columns, widths, strict=True):
+        column.min_width = width
+    shown.add_column("What was said")
+    for each, row in zip(found, rows, strict=True):
+        snippet = one_line(each.snippet, max(room, _LEAST_COLUMNS)) if columns else each.snippet
+        shown.add_row(*map(cell, (*row, snippet)))
     return shown
+
+
+def _row(session: SessionSummary) -> list[str]:
+    messages = "damaged" if session.messages is None else str(session.messages)
+    used = session.updated.replace("T", " ")[:16]
+    return [session.name, used, messages, size_text(session.n_bytes), session.model]

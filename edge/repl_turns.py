@@ -68,9 +68,11 @@ def branch(talk: Talk, argument: str) -> Outcome:
         others = [other for other in lines if other is not line]
         fork = max(shared_messages(line, other) for other in others)
         marker = "*" if number == chat.branches.position + 1 else " "
-        said = [one_line(message.content, _SHOWN_CHARACTERS) for message in line[fork - fork % 2 :][:2]]
+        turn = fork // 2 + 1
+        said = [one_line(message.content, _SHOWN_CHARACTERS) for message in line[2 * turn - 2 :][:2]]
         turns = sum(message.role == "user" for message in line)
-        say(f"{marker} {number}  turn {fork // 2 + 1} of {turns}: {' → '.join(said) or '(ends before)'}")
+        parts = f"turn {turn}: {' → '.join(said)}" if said else f"there is no turn {turn}"
+        say(f"{marker} {number}  {turns} turn{'s' * (turns != 1)}; {parts}")
     return None
 
 

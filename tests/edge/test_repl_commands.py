@@ -52,7 +52,7 @@ def test_retry_answers_the_last_message_again_and_keeps_both_answers(capsys: Cap
     talk = talk_with(engine, "Toss a coin.", "/retry", "/branch")
     assert engine.prompt(0) == engine.prompt(1)
     assert said(talk) == ["Toss a coin.", "Tails."]
-    assert notes(capsys) == ["  1  turn 1 of 1: Toss a coin. → Heads.", "* 2  turn 1 of 1: Toss a coin. → Tails."]
+    assert notes(capsys) == ["  1  1 turn; turn 1: Toss a coin. → Heads.", "* 2  1 turn; turn 1: Toss a coin. → Tails."]
 
 
 def test_retry_says_when_the_answer_may_be_the_same(capsys: Captured) -> None:
@@ -84,7 +84,7 @@ def test_edit_offers_the_last_message_and_goes_on_from_there(capsys: Captured) -
 def test_edit_of_an_earlier_message_leaves_all_that_followed_as_a_branch(capsys: Captured) -> None:
     talk = talk_with(FakeEngine(["a", "b", "c"]), "One", "Two", "/edit 1", "Three", "/branch 1")
     assert said(talk) == ["One", "a", "Two", "b"]
-    assert notes(capsys) == ["* 1  turn 1 of 2: One → a", "  2  turn 1 of 1: Three → c"]
+    assert notes(capsys) == ["* 1  2 turns; turn 1: One → a", "  2  1 turn; turn 1: Three → c"]
 
 
 def test_edit_that_changes_nothing_sends_nothing(capsys: Captured) -> None:
@@ -107,6 +107,11 @@ def test_edit_that_is_refused_leaves_the_conversation_as_it_was() -> None:
     talk = talk_with(engine, "One", "/edit", "Two")
     assert said(talk) == ["One", "a"]
     assert talk.chat.branches.others == ()
+
+
+def test_branch_that_ends_before_the_others_part_from_it(capsys: Captured) -> None:
+    talk_with(FakeEngine(["a", "b", "c"]), "One", "Two", "/retry", "/undo", "/branch")
+    assert notes(capsys)[-2:] == ["  1  2 turns; turn 2: Two → b", "* 2  1 turn; there is no turn 2"]
 
 
 def test_branch_without_others_and_of_no_number(capsys: Captured) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from edge.errors import EdgeError
 from edge.prompt import Message
@@ -198,6 +200,18 @@ def test_last_session_is_the_one_written_last(three: Path, tmp_path: Path) -> No
 )
 def test_table_of_sessions_suits_the_terminal(three: Path, columns: int, names: list[str]) -> None:
     assert [column.header for column in session_table(list_sessions(three), columns).columns] == names
+
+
+@pytest.mark.parametrize("columns", [30, 40, 60, 80, 100, 140])
+def test_table_of_sessions_has_a_line_for_each(three: Path, columns: int) -> None:
+    path = three / "trip.json"
+    path.write_text(path.read_text().replace("Capital of France?", "Capital of France, " + "and more of it " * 20))
+    console = Console(file=io.StringIO(), width=columns)
+    console.print(session_table(list_sessions(three), columns))
+    assert isinstance(console.file, io.StringIO)
+    _title, _head, trip, bees = console.file.getvalue().splitlines()
+    assert "2026-01-02 10:20" in trip or columns < 60
+    assert trip.startswith("trip ") and "Capital of" in trip and "Do bees" in bees
 
 
 def test_sessions_are_listed_in_the_chat(three: Path, tiny_gguf: Path, capsys: Captured) -> None:
