@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from edge.errors import EdgeError
-from edge.server import anthropic_routes, ollama_routes, openai_routes, page, service_routes
+from edge.server import anthropic_routes, ollama_routes, openai_routes, page, responses_routes, service_routes
 from edge.server.answering import Answering
 from edge.server.errors import Problem, body_of, problem_of
 from edge.server.gate import Doors, Gate
@@ -22,6 +22,7 @@ from edge.server.server_settings import ServerSettings
 
 ROUTERS: Sequence[APIRouter] = (
     openai_routes.router,
+    responses_routes.router,
     anthropic_routes.router,
     ollama_routes.router,
     service_routes.router,
