@@ -177,6 +177,7 @@ class Page {
     if (!isContextKnown && !node.failure) this.loadModels(); // it may have been loaded for this answer
     if (conversation !== this.#current) return;
     if (node.schema !== undefined) announce(node.content);
+    if (node.failure) announce(`${node.failure.message} ${node.failure.hint}`);
     this.#show();
   }
 

@@ -79,7 +79,7 @@ export class MessageView {
       ...[
         isAnswer ? this.#failure() : null,
         isAnswer && this.#isJson && node.content !== "" ? badge(answerState(node.content, node.schema, true)) : null,
-        element("div", { class: "row" }, this.#branches(), this.#buttons(), isAnswer ? this.#facts() : null),
+        element("div", { class: "row" }, this.#buttons(), this.#branches(), isAnswer ? this.#facts() : null),
       ].filter((part) => part !== null),
     );
   }
@@ -91,7 +91,7 @@ export class MessageView {
       const key = element("button", { type: "button", on: { click: () => this.actions.enterKey(this.node) } }, "Enter the key");
       return element(
         "div",
-        { class: "failure", role: "alert" },
+        { class: "failure" },
         icon("warning"),
         element("p", {}, element("strong", {}, failure.message), " ", failure.hint),
         failure.needsKey ? key : retry,
@@ -135,7 +135,7 @@ export class MessageView {
     const { facts } = this.node;
     if (!facts || (this.node.failure && this.node.content === "")) return null;
     const parts = [];
-    if (facts.tokens > 0) parts.push(`${facts.isCounted ? "" : "about "}${shown(facts.tokens)} tokens`);
+    if (facts.tokens > 0) parts.push(`${facts.isCounted ? "" : "about "}${shown(facts.tokens)} ${facts.tokens === 1 ? "token" : "tokens"}`);
     if (facts.tokensPerSecond) parts.push(`${shown(facts.tokensPerSecond, 1)} tokens/s`);
     if (Number.isFinite(facts.firstSeconds)) parts.push(`first after ${shown(facts.firstSeconds, 2)} s`);
     const endings = { length: "cut off at its limit", stopped: "stopped", failed: "incomplete" };

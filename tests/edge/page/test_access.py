@@ -151,6 +151,12 @@ def test_screen_readers_are_told_each_block_when_it_is_whole(page: Page, server:
     expect(told).to_have_text(["Hello there."])
 
 
+def test_screen_readers_are_told_of_a_failure(page: Page, server: FakeServer) -> None:
+    server.refuses(429, "Busy.")
+    ask(page, "Hi")
+    expect(page.get_by_role("log").locator("p")).to_have_text(["Busy. Try again in a moment."])
+
+
 def test_the_page_stays_where_the_reader_is(page: Page, server: FakeServer) -> None:
     server.says("Line\n\n" * 60, Wait(), "More\n\n" * 20, Wait(), "End")
     ask(page, "Hi")

@@ -214,6 +214,12 @@ def test_an_answer_cut_off_at_its_limit_says_so(page: Page, server: FakeServer) 
     expect(page.locator(".facts")).to_contain_text("cut off at its limit")
 
 
+def test_one_token_is_one(page: Page, server: FakeServer) -> None:
+    server.says("Yes.")
+    ask_and_wait(page, "Sure?")
+    expect(page.locator(".facts")).to_contain_text("1 token ·")
+
+
 def test_an_empty_answer_says_so(page: Page, server: FakeServer) -> None:
     server.says()
     ask(page, "Hi")
