@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import Request
 
 from edge.openai_fields import BodyError, parse_json
 
+_LARGE_BYTES = 1 << 16
+
 
 async def json_of(request: Request) -> Any:
     """The body's value. BodyError if it is no JSON in UTF-8, whatever its content type claims."""
     content = await request.body()
+    if len(content) > _LARGE_BYTES:  # others are not to wait for it
+        return await asyncio.to_thread(_value_of, content)
+    return _value_of(content)
+
+
+def _value_of(content: bytes) -> Any:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

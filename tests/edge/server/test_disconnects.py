@@ -8,6 +8,7 @@ import socket
 import threading
 from typing import Any
 
+import httpx2
 import pytest
 
 from edge.request import Request
@@ -129,3 +130,40 @@ def test_connection_is_used_again_after_a_streamed_answer(serve_live: ServeLive)
     while b'"content":"five"' not in received:
         received += connection.recv(65536)
     connection.close()
+
+
+def test_more_requests_than_are_let_in_are_refused(serve_live: ServeLive) -> None:
+    engine = ServedFake([ANSWER], is_held=True)
+    server = serve_live(engine, max_open_requests=1)
+    connection = send(server, ASK)
+    eventually(lambda: len(engine.streams) == 1)
+    refused = httpx2.post(server.url + "/v1/chat/completions", json=ASK)
+    assert refused.status_code == 429
+    assert refused.json()["error"]["message"].startswith("1 requests are being answered, and no more than that may.")
+    assert httpx2.get(server.url + "/health").status_code == 200
+    connection.close()
+
+
+def test_client_that_waits_for_long_sees_that_the_server_lives(
+    serve_live: ServeLive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.server.answering.PAUSE_SECONDS", 0.01)
+    engine = ServedFake([ANSWER], is_held=True)
+    connection = send(serve_live(engine), {**ASK, "stream": True})
+    received = b""
+    while received.count(b": waiting\n\n") < 3:
+        received += connection.recv(1000)
+    assert received.startswith(b"HTTP/1.1 200 OK")
+    engine.step(10)
+    while b"[DONE]" not in received:
+        received += connection.recv(1000)
+    assert b'"content":"one "' in received
+    connection.close()
+
+
+def test_large_bodies_are_read_as_well(serve_live: ServeLive) -> None:
+    engine = ServedFake(["yes"], context_tokens=200_000)
+    body = {"messages": [{"role": "user", "content": "x" * 100_000}]}
+    response = httpx2.post(serve_live(engine).url + "/v1/chat/completions", json=body, timeout=60)
+    assert response.json()["choices"][0]["message"]["content"] == "yes"
+    assert len(engine.requests[0].prompt_tokens) > 100_000
