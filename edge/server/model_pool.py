@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +23,7 @@ from edge.text_engine import TextEngine
 _RETRY_SECONDS = 5
 _SHORTEST_LOOK_SECONDS = 0.05
 _LONGEST_LOOK_SECONDS = 30.0
+_LOADING_SECONDS = 1.0
 
 
 class ServedEngine(TextEngine, Protocol):
@@ -93,7 +94,7 @@ class ModelPool:
         self._idle_seconds = idle_seconds
         self._clock = clock
         self._changing = asyncio.Lock()
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="edge-models")
+        self._is_closed = False
 
     @property
     def sources(self) -> list[ModelSource]:
@@ -141,15 +142,17 @@ class ModelPool:
             await self.close_idle()
 
     async def close(self) -> None:
-        """Close all models, with what still runs on them."""
-        for entry in self._entries.values():
-            if entry.loading:
-                with contextlib.suppress(EdgeError, asyncio.CancelledError):
-                    await entry.loading
+        """Close all models, with what still runs on them. A load that takes its time is not waited for."""
+        self._is_closed = True
+        loading = [entry.loading for entry in self._entries.values() if entry.loading]
+        if loading:
+            _, slow = await asyncio.wait(loading, timeout=_LOADING_SECONDS)
+            for task in slow:
+                task.cancel()
+            await asyncio.wait(loading)
         async with self._changing:
             for entry in self._entries.values():
                 await self._close(entry)
-        self._threads.shutdown(wait=False)
 
     def _entry(self, name: str) -> _Entry:
         entry = self._entries.get(name)
@@ -176,12 +179,39 @@ class ModelPool:
         try:
             async with self._changing:
                 await self._make_room(entry)
-                loop = asyncio.get_running_loop()
-                entry.loaded = await loop.run_in_executor(self._threads, self._open_model, entry.source)
+                entry.loaded = await self._opened(entry.source)
                 entry.last_used = self._clock()
                 return entry.loaded
         finally:
             entry.loading = None
+
+    async def _opened(self, source: ModelSource) -> LoadedModel:
+        """The model, opened in a thread that keeps no process from ending. Nobody may want it by then: it is closed."""
+        loop = asyncio.get_running_loop()
+        opened: asyncio.Future[LoadedModel] = loop.create_future()
+
+        def settle(model: LoadedModel | None, error: Exception | None) -> None:
+            if opened.done():
+                return
+            if error:
+                opened.set_exception(error)
+            elif model:
+                opened.set_result(model)
+
+        def open_model() -> None:
+            model, error = None, None
+            try:
+                model = self._open_model(source)
+            except Exception as failure:
+                error = failure
+            if model and self._is_closed:
+                model.engine.close()
+                return
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and its process will
+                loop.call_soon_threadsafe(settle, model, error)
+
+        threading.Thread(target=open_model, name="edge-models", daemon=True).start()
+        return await opened
 
     async def _make_room(self, entry: _Entry) -> None:
         """Close models that nobody uses, the longest unused first, until there is memory for one more."""
@@ -212,4 +242,4 @@ class ModelPool:
     async def _close(self, entry: _Entry) -> None:
         loaded, entry.loaded = entry.loaded, None
         if loaded:
-            await asyncio.get_running_loop().run_in_executor(self._threads, loaded.engine.close)
+            await asyncio.to_thread(loaded.engine.close)

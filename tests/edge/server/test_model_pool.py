@@ -14,6 +14,7 @@ from edge.errors import EdgeError
 from edge.server.errors import RefusedError
 from edge.server.model_pool import LoadedModel, ModelPool, ModelSource
 from tests.edge.fake_engine import FakeEngine
+from tests.edge.server.conftest import eventually
 
 T = TypeVar("T")
 GB = 10**9
@@ -197,9 +198,26 @@ def test_closing_waits_for_a_load_and_closes_all() -> None:
         shelf.may_open.set()
         await pool.close()
         assert loaded(pool) == []
+        eventually(lambda: set(shelf.engines) == {"a", "b"} and all(each.is_closed for each in shelf.engines.values()))
 
     run(work)
-    assert all(engine.is_closed for engine in shelf.engines.values())
+
+
+def test_closing_does_not_wait_for_a_load_that_takes_its_time() -> None:
+    shelf = Shelf(a=1)
+    shelf.may_open.clear()
+
+    async def work() -> None:
+        pool = shelf.pool()
+        asking = asyncio.create_task(use(pool, "a"))
+        await asyncio.sleep(0.01)
+        await pool.close()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    run(work)
+    shelf.may_open.set()
+    eventually(lambda: "a" in shelf.engines and shelf.engines["a"].is_closed)
 
 
 def test_names_have_to_differ() -> None:
