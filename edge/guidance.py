@@ -124,7 +124,12 @@ def problem_of(schema: Schema) -> str:
         grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), _JSON_SPACING, _JSON_STRICTNESS)
     except ValueError as error:
         return str(error)
-    _, problems = LLMatcher.validate_grammar_with_warnings(grammar, limits=_limits())
+    try:
+        _, problems = LLMatcher.validate_grammar_with_warnings(grammar, limits=_limits())
+    except BaseException as error:  # a panic of the native code is no Exception, and ends whoever lets it through
+        if type(error).__name__ != "PanicException":
+            raise
+        return "a keyword has a value of a type that it cannot have"
     return str(problems[0]) if problems else ""
 
 

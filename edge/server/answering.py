@@ -135,6 +135,10 @@ class Answering:
         async with self.pool.lease(model) as leased:
             return await asyncio.wrap_future(self._submitting.submit(function, leased.engine))
 
+    async def read(self, parse: Callable[[], Result]) -> Result:
+        """What a body says, read in a thread: schemas of functions take long enough to keep others waiting."""
+        return await asyncio.wrap_future(self._submitting.submit(parse))
+
     def check_inputs(self, count: int) -> None:
         """RefusedError if more texts are to be embedded than one request may bring."""
         _check_count(count, self._settings.max_inputs, "input", "texts")

@@ -24,8 +24,9 @@ router = APIRouter(tags=["Anthropic"])
 @router.post("/v1/messages", openapi_extra=request_body(MESSAGES_REQUEST, ERROR))
 async def messages(request: Request) -> Response:
     """Answer a conversation, as Anthropic's API does."""
-    body = parse_messages_body(await json_of(request))
+    value = await json_of(request)
     answering: Answering = request.app.state.answering
+    body = await answering.read(lambda: parse_messages_body(value))
     if body.chat.is_streamed:
         return await StreamedResponse.of(_frames(answering, body), EVENT_STREAM, event_frame)
     async with answering.chat(body.chat, body.tools) as answers:
@@ -44,8 +45,9 @@ async def messages(request: Request) -> Response:
 @router.post("/v1/messages/count_tokens", openapi_extra=request_body(COUNT_REQUEST, ERROR))
 async def count_tokens(request: Request) -> dict[str, Any]:
     """How many tokens the prompt of a conversation has."""
-    body = parse_messages_body(await json_of(request), needs_max_tokens=False)
+    value = await json_of(request)
     answering: Answering = request.app.state.answering
+    body = await answering.read(lambda: parse_messages_body(value, needs_max_tokens=False))
     tokens = await answering.in_thread(body.chat.model, lambda engine: len(chat_prompt(body.chat, body.tools, engine)))
     return {"input_tokens": tokens}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from importlib.metadata import version
@@ -36,13 +36,13 @@ _LATEST = ":latest"
 @router.post("/api/chat", openapi_extra=request_body(CHAT_REQUEST, ERROR))
 async def chat(request: Request) -> Response:
     """Answer a conversation, as Ollama does: streamed unless `stream` is false."""
-    return await _answer(request, "chat", parse_chat(await json_of(request)))
+    return await _answer(request, "chat", parse_chat)
 
 
 @router.post("/api/generate", openapi_extra=request_body(GENERATE_REQUEST, ERROR))
 async def generate(request: Request) -> Response:
     """Answer a prompt, or with `raw` continue it as it is."""
-    return await _answer(request, "generate", parse_generate(await json_of(request)))
+    return await _answer(request, "generate", parse_generate)
 
 
 @router.get("/api/tags")
@@ -92,9 +92,11 @@ async def server_version() -> dict[str, str]:
     return {"version": version("edge-llm")}
 
 
-async def _answer(request: Request, kind: Kind, body: OllamaBody) -> Response:
+async def _answer(request: Request, kind: Kind, parse: Callable[[object], OllamaBody]) -> Response:
     started = time.perf_counter()
     answering: Answering = request.app.state.answering
+    value = await json_of(request)
+    body = await answering.read(lambda: parse(value))
     body = replace(body, chat=replace(body.chat, model=_name(answering.pool, body.chat.model)))
     if body.is_empty:
         async with answering.pool.lease(body.chat.model) as model:

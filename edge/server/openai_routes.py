@@ -23,7 +23,7 @@ from edge.server.openai_chunks import CHAT, COMPLETION, ChunkForm, ChunkWriter, 
 from edge.server.openapi_schemas import CHAT_REQUEST, COMPLETIONS_REQUEST, EMBEDDINGS_REQUEST, request_body
 from edge.server.streaming import SIGN_OF_LIFE, StreamedResponse
 from edge.server.tool_chunks import ToolChunkWriter, with_tool_calls
-from edge.tools import parse_tools
+from edge.tools import ToolSet, parse_tools
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -32,8 +32,8 @@ router = APIRouter(tags=["OpenAI"])
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
     body = parse_body(await json_of(request))
-    tools = parse_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
     answering: Answering = request.app.state.answering
+    tools = await _tools(answering, body)
     answer = answering.chat(body, tools)
     if body.is_streamed:
         return await StreamedResponse.of(_frames(answer, CHAT, "chatcmpl", body, has_tools=tools is not None))
@@ -86,6 +86,12 @@ async def model(request: Request, name: str) -> dict[str, Any]:
     """Tell of one model."""
     answering: Answering = request.app.state.answering
     return _model(answering.pool.source(name), answering.pool)
+
+
+async def _tools(answering: Answering, body: ChatBody) -> ToolSet | None:
+    if not body.tools and body.tool_choice is None:
+        return None
+    return await answering.read(lambda: parse_tools(body.tools, body.tool_choice, body.parallel_tool_calls))
 
 
 def _model(source: ModelSource, pool: ModelPool) -> dict[str, Any]:

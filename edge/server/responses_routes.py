@@ -22,8 +22,9 @@ router = APIRouter(tags=["OpenAI"])
 @router.post("/v1/responses", openapi_extra=request_body(RESPONSES_REQUEST))
 async def responses(request: Request) -> Response:
     """Answer a text or a conversation. Nothing is stored."""
-    body = parse_responses(await json_of(request))
+    value = await json_of(request)
     answering: Answering = request.app.state.answering
+    body = await answering.read(lambda: parse_responses(value))
     if body.chat.is_streamed:
         return await StreamedResponse.of(_frames(answering, body), EVENT_STREAM, event_frame)
     async with answering.chat(body.chat, body.tools, prompt_field="input") as answers:

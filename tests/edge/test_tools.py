@@ -86,6 +86,7 @@ def test_arguments_are_closed_where_a_schema_only_names_them() -> None:
         ([function(), function()], None, "tools[1]", "tools[1] has the name 'weather', as another has."),
         ([function(parameters={"type": "array"})], None, "tools[0].function.parameters.type", "Arguments are"),
         ([function(parameters={"requiered": ["a"]})], None, "tools[0].function.parameters", "unknown keyword"),
+        ([function(parameters={"required": "é" * 300})], None, "tools[0].function.parameters", "cannot be enforced"),
         ([function(argumnets={})], None, "tools[0].function.argumnets", "argumnets is not known."),
         ([function()], {"type": "function", "function": {"name": "x"}}, "tool_choice", "There are: weather."),
         ([function()], {"type": "allowed_tools"}, "tool_choice.type", "It must be none, auto, required or a"),
