@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edge.branches import Branches, shared_messages
 from edge.checked import CheckedStream
-from edge.constraint import Constraint
 from edge.errors import EdgeError
 from edge.prompt import Message
 from edge.request import AdapterChoice, Completion, FinishEvent, Request, TokenEvent
 from edge.settings import SamplingSettings
 from edge.stream import Stream
 from edge.text_engine import TextEngine
+
+if TYPE_CHECKING:
+    from edge.constraint import Constraint
 
 _KEPT_SHARE = 2  # when history overflows, it is cut back to 1/2 of the context, so that the next turns reuse the cache
 _ANSWER_SHARE = 4  # 1/4 of the context is kept free for an answer of unstated length

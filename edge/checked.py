@@ -12,14 +12,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from edge.constraint import Constraint, relax
 from edge.errors import EdgeError
 from edge.request import Completion, Event, FinishEvent, Request
 from edge.schema_check import parse_schema
 from edge.schema_validation import SchemaCheck, Violation
 from edge.stream import Stream, completion_of, texts_of
+
+if TYPE_CHECKING:
+    from edge.constraint import Constraint
 
 _TEMPERATURE_STEP = 0.4
 _MAX_RAISED_TEMPERATURE = 1.0
@@ -60,6 +62,8 @@ class CheckedConstraint:
 @lru_cache(maxsize=64)
 def checked_constraint(constraint: Constraint) -> CheckedConstraint | None:
     """How a JSON Schema is held; None if all of it can be enforced. EdgeError if it can be neither."""
+    from edge.constraint import Constraint, relax
+
     relaxation = relax(constraint)
     if not relaxation.unenforced:
         return None

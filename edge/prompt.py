@@ -17,7 +17,6 @@ from itertools import pairwise
 from typing import Literal, Protocol, get_args
 
 from edge.errors import EdgeError
-from edge.template_sandbox import SandboxedTemplate
 
 GUARD = "\ufdd0"
 """A Unicode noncharacter, which is not for interchange: it is dropped from incoming text and used as a mark."""
@@ -72,6 +71,8 @@ class PromptTemplate:
 
     def __init__(self, source: str, *, bos_text: str, eos_text: str, special_tokens: Mapping[str, int]) -> None:
         self._control = ControlTokens(special_tokens)
+        from edge.template_sandbox import SandboxedTemplate  # Jinja, which messages alone do not need
+
         self._template = SandboxedTemplate(source)
         self._names: dict[str, object] = {"bos_token": bos_text, "eos_token": eos_text}
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import median
 
 from edge.chat_settings import change_setting, changed_settings
-from edge.constraint import Constraint, relax
 from edge.errors import EdgeError
 from edge.repl_input import read_text
 from edge.repl_output import passing_note, say
@@ -27,6 +26,8 @@ def set_setting(talk: Talk, argument: str) -> Outcome:
 
 
 def schema(talk: Talk, argument: str) -> Outcome:
+    from edge.constraint import Constraint, relax
+
     if not argument:
         is_set = talk.chat.constraint is not None
         say("Answers conform to a JSON Schema." if is_set else "There is no JSON Schema. /schema FILE sets one.")

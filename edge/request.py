@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from edge.constraint import Constraint
 from edge.errors import EdgeError
 from edge.settings import SamplingSettings
+
+if TYPE_CHECKING:
+    from edge.constraint import Constraint  # numpy comes with it, which a chat with an engine elsewhere can do without
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 
