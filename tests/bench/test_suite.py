@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.cases import BenchSettings, gaps_of, opened
+from bench.cases import BenchSettings, gaps_of, opened, rate_together
 from bench.compare import compare_records
 from bench.engine_sides import Run
 from bench.fresh_start import FreshStart
@@ -174,6 +174,14 @@ def test_a_system_that_cannot_measure_processes_is_said_and_goes_on(
 def test_a_perplexity_alone_is_a_figure_with_its_error() -> None:
     (metric,) = quality_metrics(Estimate(12.5, 0.25))
     assert (metric.kind.name, metric.value, metric.standard_error) == ("perplexity", 12.5, 0.25)
+
+
+def test_replies_that_hardly_overlap_have_a_rate_from_the_first_to_the_last_token() -> None:
+    completion = Completion("", (), "length", Usage(1, 0, 3), Timing(0, 0, 0))
+    apart = [Run(0.0, (1.0, 1.5, 2.0), 2.0, completion), Run(0.0, (4.0, 4.5, 5.0), 5.0, completion)]
+    assert rate_together(apart) == pytest.approx(4 / 4)
+    together = [Run(0.0, (1.0, 2.0, 3.0), 3.0, completion), Run(0.0, (1.0, 2.0, 3.0), 3.0, completion)]
+    assert rate_together(together) == pytest.approx(2.0)
 
 
 def test_gaps_are_between_the_tokens_of_each_reply() -> None:
