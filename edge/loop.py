@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from edge.settings import ModelSettings
 from edge.slot import AdapterSet, Slot, common_prefix
 from edge.step_times import StepTimes
 from edge.stream import Stream
+from edge.thread_call import ThreadCall
 from edge.waiting import WaitingRequests
 
 MAX_GUESSES = 16
@@ -37,9 +38,9 @@ _SHORT_TOKENS = 8  # so many tokens of one request are fed in a step whatever el
 _RECORDED_STEPS = 4  # of steps that are like the one before, each fourth is taken for what such steps take
 _PREFILL_SLOWDOWN = 2.0  # a step with prompts in it may take so many times as long as one without
 
-_CLOSED = EdgeError("The engine is closed.", hint="Open the model again.")
-
 Result = TypeVar("Result")
+
+_CLOSED = EdgeError("The engine is closed.", hint="Open the model again.")
 
 
 @dataclass(slots=True)
@@ -52,29 +53,6 @@ class _Fed:
     index: int
     guesses: list[int] = field(default_factory=list)
     guesses_index: int = 0
-
-
-class _Call(Generic[Result]):
-    """A function that the loop's thread is asked to run."""
-
-    def __init__(self, function: Callable[[], Result]) -> None:
-        self._function = function
-        self._outcome: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
-
-    def run(self) -> None:
-        try:
-            self._outcome.put((self._function(), None))
-        except Exception as error:
-            self._outcome.put((None, error))
-
-    def refuse(self, error: EdgeError) -> None:
-        self._outcome.put((None, error))
-
-    def result(self) -> Result:
-        result, error = self._outcome.get()
-        if error:
-            raise error
-        return result  # type: ignore[return-value]  # there is no error, so there is a result
 
 
 class Loop:
@@ -112,7 +90,7 @@ class Loop:
         self._step_times = StepTimes()
         self._waiting = WaitingRequests()
         self._outbox: list[tuple[Stream, Delivery]] = []
-        self._arrivals: queue.SimpleQueue[Job | _Call[object] | None] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[Job | ThreadCall[object] | None] = queue.SimpleQueue()
         self._compiler: ConstraintCompiler | None = None
         self._compiler_lock = threading.Lock()
         self._lock = threading.Lock()
@@ -155,7 +133,7 @@ class Loop:
 
     def call(self, function: Callable[[], Result]) -> Result:
         """Run a function in the loop's thread, between two steps, and give its result."""
-        call = _Call(function)
+        call = ThreadCall(function)
         with self._lock:
             self._check_open()
             self._arrivals.put(call)  # type: ignore[arg-type]  # whatever it gives, only `call` sees it
