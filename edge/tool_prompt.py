@@ -60,32 +60,39 @@ def has_calls(messages: Sequence[BodyMessage]) -> bool:
 def prompt_messages(messages: Sequence[BodyMessage], tools: ToolSet | None, *, is_native: bool) -> list[Message]:
     """The messages with calls and results written out; BodyError for a result of no call. `is_native`: the template
     describes functions itself, and knows results."""
-    names: dict[str, str] = {}
-    written: list[Message] = []
-    follows_result = False
-    for index, message in enumerate(messages):
-        path = f"messages[{index}]"
-        is_result = message.role == "tool"
-        if is_result:
-            name = _name_of_result(message, names, path)
-            text = message.content if is_native else _result_text(name, message.content)
-            if is_native:
-                written.append(Message("tool", text))
-            elif follows_result:
-                written[-1] = Message("user", f"{written[-1].content}\n{text}")
-            else:
-                written.append(Message("user", text))
-        else:
-            calls = [_call(Fields(call, f"{path}.tool_calls[{i}]"), names) for i, call in enumerate(message.tool_calls)]
-            text = "\n".join([*([message.content] if message.content else []), *calls])
-            written.append(Message(message.role, text))
-        follows_result = is_result
+    written = _written_out(messages, is_native=is_native)
     if tools is None or is_native:
         return written
     system = tools_text(tools)
     if written and written[0].role == "system":
         return [Message("system", f"{written[0].content}\n\n{system}"), *written[1:]]
     return [Message("system", system), *written]
+
+
+def _written_out(messages: Sequence[BodyMessage], *, is_native: bool) -> list[Message]:
+    names: dict[str, str] = {}
+    written: list[Message] = []
+    follows_result = False
+    for index, message in enumerate(messages):
+        is_result = message.role == "tool"
+        if not is_result:
+            written.append(Message(message.role, _with_calls(message, names, f"messages[{index}]")))
+        else:
+            name = _name_of_result(message, names, f"messages[{index}]")
+            if is_native:
+                written.append(Message("tool", message.content))
+            elif follows_result:
+                written[-1] = Message("user", f"{written[-1].content}\n{_result_text(name, message.content)}")
+            else:
+                written.append(Message("user", _result_text(name, message.content)))
+        follows_result = is_result
+    return written
+
+
+def _with_calls(message: BodyMessage, names: dict[str, str], path: str) -> str:
+    """The text of a message with its calls behind it."""
+    calls = [_call(Fields(call, f"{path}.tool_calls[{index}]"), names) for index, call in enumerate(message.tool_calls)]
+    return "\n".join([*([message.content] if message.content else []), *calls])
 
 
 def _described(tool: Tool) -> dict[str, Any]:
