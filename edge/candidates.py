@@ -23,7 +23,7 @@ _MANY_TOKENS = 4096
 
 
 def likely_tokens(logits: Logits, count: int) -> TokenIds:
-    """Ids, ascending, of the `count` highest of `logits` [vocabulary], all of their equals, and maybe some hundreds more.
+    """Ids, ascending, of the `count` highest of `logits` [vocabulary], of all their equals, and maybe of hundreds more.
 
     If fewer than `count` logits are above -inf, as many of the others are among them as it takes to make up the number.
     """
