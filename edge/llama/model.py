@@ -16,6 +16,18 @@ from edge.llama.vocab import Vocab
 _LOAD_MODE_MMAP = 1
 
 
+def load_model(path: Path, params: Any) -> Any:
+    """The native model of a file. EdgeError with llama.cpp's reason if it cannot be loaded."""
+    log.forget()
+    pointer = backend().llama_model_load_from_file(str(path).encode(), params)
+    if not pointer:
+        raise EdgeError(
+            f"llama.cpp cannot load {path}: {log.first_error() or 'no reason given'}",
+            hint=f"See what is in the file with: edge inspect {path}",
+        )
+    return pointer
+
+
 class Model:
     """The weights and the vocabulary of one GGUF file. A context manager that frees them.
 
@@ -34,13 +46,7 @@ class Model:
         params.load_mode = _LOAD_MODE_MMAP
         params.vocab_only = vocabulary_only
         params.use_extra_bufts = repacks_weights  # a copy in memory in an order that computes faster
-        log.forget()
-        self.pointer = self._llama.llama_model_load_from_file(str(path).encode(), params)
-        if not self.pointer:
-            raise EdgeError(
-                f"llama.cpp cannot load {path}: {log.first_error() or 'no reason given'}",
-                hint=f"See what is in the file with: edge inspect {path}",
-            )
+        self.pointer = load_model(path, params)
         self.vocab = Vocab(self)
 
     def __enter__(self) -> Self:

@@ -16,6 +16,7 @@ from edge.errors import EdgeError
 from edge.gguf_format import TENSOR_TYPES
 from edge.llama import log
 from edge.llama.library import backend
+from edge.llama.model import load_model
 
 _NO_LOADING = 0  # LLAMA_LOAD_MODE_NONE: with a memory map, a model that allocates nothing is refused by an assertion
 _FLASH_ATTENTION = {"off": 0, "on": 1}
@@ -64,13 +65,7 @@ class SizedModel:
         params.n_gpu_layers = 0
         params.load_mode = _NO_LOADING
         params.no_alloc = True
-        log.forget()
-        self.pointer = self._llama.llama_model_load_from_file(str(path).encode(), params)
-        if not self.pointer:
-            raise EdgeError(
-                f"llama.cpp cannot load {path}: {log.first_error() or 'no reason given'}",
-                hint=f"See what is in the file with: edge inspect {path}",
-            )
+        self.pointer = load_model(path, params)
 
     def __enter__(self) -> Self:
         return self
