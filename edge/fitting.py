@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -93,11 +94,23 @@ def allows(candidate: Candidate, types: tuple[KVType, KVType]) -> bool:
     return all(allows_cache_type(candidate.model.shape, kind) for kind in types)
 
 
-def fit(candidate: Candidate, context: ContextPlan, device: Device, extras: Extras = NO_EXTRAS) -> Fit | Shortfall:
-    """The largest step that leaves all layers on the card, or fits at all; else what is missing with the smallest."""
+def fit(
+    candidate: Candidate,
+    context: ContextPlan,
+    device: Device,
+    extras: Extras = NO_EXTRAS,
+    *,
+    step_tokens: Sequence[int] = (),
+    gpu_layers: int | None = None,
+) -> Fit | Shortfall:
+    """The largest step that leaves all layers on the card, or fits at all; else what is missing with the smallest.
+
+    `step_tokens` are those to try, by default what the context says and less; with `gpu_layers`, just so many are on
+    the card.
+    """
     tried: list[Fit | Shortfall] = []
-    for tokens in _step_sizes(context.batch_tokens):
-        found = _fit(candidate, replace(context, batch_tokens=tokens), device, extras)
+    for tokens in step_tokens or _step_sizes(context.batch_tokens):
+        found = _fit(candidate, replace(context, batch_tokens=tokens), device, extras, gpu_layers)
         if isinstance(found, Fit) and (device.gpu is None or found.is_whole_on_gpu):
             return found
         tried.append(found)
@@ -110,11 +123,21 @@ def _step_sizes(most: int) -> list[int]:
     return [most, *(size for size in PREFILL_TOKENS if size < most)]
 
 
-def _fit(candidate: Candidate, context: ContextPlan, device: Device, extras: Extras) -> Fit | Shortfall:
-    layers = _most_gpu_layers(candidate.model, context, device, extras)
+def _fit(
+    candidate: Candidate, context: ContextPlan, device: Device, extras: Extras, gpu_layers: int | None
+) -> Fit | Shortfall:
+    whole = len(candidate.model.shape.layers) + 1
+    if device.gpu is None:
+        layers = 0
+    elif gpu_layers is None:
+        layers = _most_gpu_layers(candidate.model, context, device, extras)
+    else:
+        layers = min(gpu_layers, whole)
     prediction = _predict(candidate.model, context, device, layers, extras)
     if shortfall := _ram_shortfall(prediction, device):
         return shortfall
+    if device.gpu and prediction.gpu.with_error > device.gpu.free_bytes and layers:
+        return Shortfall("graphics memory", prediction.gpu.with_error, device.gpu.free_bytes)
     return Fit(candidate, context, layers, prediction, decode_speed(candidate.model, context, device, layers))
 
 
