@@ -21,7 +21,7 @@ LONG_WORD = "a" * 5000
 LONG_CONTROL = "<|" + "x" * 3000 + "|>"
 # the printable stand-ins of GPT-2's byte alphabet for the bytes 0x21 to 0x7e are the bytes themselves
 LETTERS = [chr(code) for code in range(0x21, 0x7F)]
-SPACE, NEWLINE = "Ġ", "Ċ"
+SPACE, NEWLINE, NUL = "Ġ", "Ċ", "Ā"
 SPECIAL = {
     "<|begin|>": CONTROL,
     "<|finish|>": CONTROL,
@@ -36,25 +36,43 @@ MERGES = ["a b", "ab c", "Ġ abc"]
 @pytest.fixture(scope="module")
 def vocab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vocab]:
     path = tmp_path_factory.mktemp("vocabulary") / "vocabulary.gguf"
-    types = [SPECIAL.get(token, NORMAL) for token in TOKENS]
+    write_vocabulary(path, TOKENS)
+    with Model(path, vocabulary_only=True) as model:
+        yield model.vocab
+
+
+def write_vocabulary(path: Path, tokens: list[str]) -> None:
+    types = [SPECIAL.get(token, NORMAL) for token in tokens]
     path.write_bytes(
         header_bytes(
             [
                 MetadataEntry("general.architecture", ValueType.STRING, "llama"),
                 MetadataEntry("tokenizer.ggml.model", ValueType.STRING, "gpt2"),
                 MetadataEntry("tokenizer.ggml.pre", ValueType.STRING, "gpt-2"),
-                MetadataEntry("tokenizer.ggml.tokens", ValueType.ARRAY, TOKENS, ValueType.STRING),
+                MetadataEntry("tokenizer.ggml.tokens", ValueType.ARRAY, tokens, ValueType.STRING),
                 MetadataEntry("tokenizer.ggml.token_type", ValueType.ARRAY, types, ValueType.INT32),
                 MetadataEntry("tokenizer.ggml.merges", ValueType.ARRAY, MERGES, ValueType.STRING),
-                MetadataEntry("tokenizer.ggml.bos_token_id", ValueType.UINT32, TOKENS.index("<|begin|>")),
-                MetadataEntry("tokenizer.ggml.eos_token_id", ValueType.UINT32, TOKENS.index("<|finish|>")),
+                MetadataEntry("tokenizer.ggml.bos_token_id", ValueType.UINT32, tokens.index("<|begin|>")),
+                MetadataEntry("tokenizer.ggml.eos_token_id", ValueType.UINT32, tokens.index("<|finish|>")),
                 MetadataEntry("tokenizer.ggml.add_bos_token", ValueType.BOOL, True),
             ],
             [],
         )
     )
+
+
+@pytest.mark.parametrize("others", [[], [NUL * 2], [f"a{NUL}b"]])
+def test_pieces_are_those_of_each_token_whatever_has_a_nul_and_spaces_before_punctuation(
+    tmp_path: Path, others: list[str]
+) -> None:
+    path = tmp_path / "vocabulary.gguf"
+    # llama.cpp takes spaces before punctuation out of a text as a whole, but not out of a piece
+    write_vocabulary(path, [NUL, *TOKENS, "Ġ?", "Ġ!a", "aĠ.", "Ġ'Ġ", "Ġ's", *others])
     with Model(path, vocabulary_only=True) as model:
-        yield model.vocab
+        pieces = model.vocab.pieces()
+        assert pieces == [model.vocab.piece(token) for token in range(model.vocab.size)]
+    assert pieces[0] == b"\0"
+    assert pieces[len(TOKENS) + 1 :][:5] == [b" ?", b" !a", b"a .", b" ' ", b" 's"]
 
 
 def test_the_pieces_of_all_tokens_are_those_of_each(vocab: Vocab) -> None:
@@ -102,8 +120,6 @@ def test_tokens_that_begin_and_end_a_text_are_known(vocab: Vocab) -> None:
     assert vocab.eot_token is None
     assert vocab.add_bos
     assert vocab.end_tokens == {TOKENS.index("<|finish|>")}
-    assert vocab.is_end_of_generation(TOKENS.index("<|finish|>"))
-    assert not vocab.is_end_of_generation(TOKENS.index("ab"))
 
 
 def test_text_is_merged_into_tokens(vocab: Vocab) -> None:
@@ -156,7 +172,6 @@ def test_html_strike_through_is_text_where_the_file_says_so(vocab: Vocab) -> Non
     # llama.cpp takes any token of this text for the end of a generation
     token = TOKENS.index("</s>")
     assert not vocab.is_control(token)
-    assert not vocab.is_end_of_generation(token)
     assert vocab.end_tokens == {TOKENS.index("<|finish|>")}
     assert vocab.tokenize("ab</s>ab") == [TOKENS.index("ab"), token, TOKENS.index("ab")]
     begin = TOKENS.index("<|begin|>")
