@@ -15,7 +15,7 @@ def size_text(n_bytes: int) -> str:
     for unit, name in _SIZE_UNITS:
         if n_bytes >= unit:
             return f"{_three_digits(n_bytes / unit)} {name}"
-    return f"{n_bytes} bytes"
+    return f"{n_bytes} {'byte' if n_bytes == 1 else 'bytes'}"
 
 
 def parse_size(text: str) -> int:

@@ -10,6 +10,7 @@ from edge.quantities import count_text, parse_size, size_text
     ("n_bytes", "text"),
     [
         (0, "0 bytes"),
+        (1, "1 byte"),
         (999, "999 bytes"),
         (1000, "1.00 kB"),
         (23_040, "23.0 kB"),
