@@ -34,7 +34,7 @@ def batch(
         int | None,
         typer.Option("--ctx", metavar="N", help="Context that they share; default: enough for the longest."),
     ] = None,
-    kv_type: KVCacheType = "F16",
+    kv_type: KVCacheType = None,
     threads: Threads = None,
     quant: Quantization = None,
     lora: Lora = None,

@@ -6,13 +6,13 @@ llama.cpp (which is asked about graphics cards, if this machine has any).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge.device_profiles import Device, this_device
 from edge.fitting import PREFILL_TOKENS, Candidate, Extras, Fit, Shortfall, allows, context_of, fit
-from edge.gguf_file import read_gguf
+from edge.gguf_file import GGUFFile, read_gguf
 from edge.model_shape import stored_model
 from edge.plan import CACHE_TYPES, CONTEXTS, USUAL_CONTEXT_TOKENS, PlannedSettings, make_plan, planned_settings
 from edge.quantities import size_text
@@ -29,6 +29,7 @@ USEFUL_CONTEXT_TOKENS = 2048
 class BestFit:
     """What to load a model with, and whether it will fit."""
 
+    candidate: Candidate
     settings: PlannedSettings
     fit: Fit | None
     shortfall: Shortfall | None = None
@@ -41,14 +42,19 @@ class BestFit:
         if self.shortfall:
             needed, free = size_text(self.shortfall.needed_bytes), size_text(self.shortfall.free_bytes)
             memory = self.shortfall.memory
-            return f"This model may not fit: it needs about {needed} of {memory}, where {free} are free."
+            context = f"even with {chosen.context_tokens:,} tokens of context"
+            return f"This model may not fit: it needs about {needed} of {memory} {context}, where {free} are free."
         assert self.fit is not None, "either it fits or something is missing"
         types = {chosen.key_type, chosen.value_type}
         cache = "" if types == {"F16"} else f", keys and values in {chosen.key_type}/{chosen.value_type}"
-        layers = len(self.fit.candidate.model.shape.layers) + 1
+        layers = len(self.candidate.model.shape.layers) + 1
         split = f", {chosen.gpu_layers} of {layers} layers on the graphics card" if chosen.gpu_layers > 0 else ""
         total = size_text(self.fit.prediction.total)
         return f"Using {chosen.context_tokens:,} tokens of context{cache}{split}: about {total} of memory."
+
+    @property
+    def allows_quantized_cache(self) -> bool:
+        return allows(self.candidate, CACHE_TYPES[1])
 
 
 def best_that_fits(
@@ -65,40 +71,100 @@ def best_that_fits(
     return make_plan(model, device, base.context_tokens).choices[0].settings
 
 
-def find_best_fit(path: Path, device: Device | None = None, base: ModelSettings | None = None) -> BestFit:
-    """The best way to load a GGUF file. What `base` says other than the defaults stays as it is.
+def find_best_fit(
+    model: Path | GGUFFile,
+    device: Device | None = None,
+    base: ModelSettings | None = None,
+    *,
+    given: Collection[str] = (),
+    longest_tokens: int = GENEROUS_CONTEXT_TOKENS,
+) -> BestFit:
+    """The best way to load a GGUF file. What `base` says other than the defaults stays as it is, and so does what
+    `given` names of it.
 
     All layers on the graphics card come first, then a usual context, then keys and values in 16 bits: each is given up
-    only where it does not fit. A longer context is taken where there is room to spare.
+    only where it does not fit. A context of up to `longest_tokens` is taken where there is room to spare.
     """
     base = base or ModelSettings()
     device = device or this_device(measures_bandwidth=False)
     device = replace(device, gpu=None) if base.gpu_layers == 0 else device
-    candidate = Candidate("", stored_model(read_gguf(path)))
+    candidate = Candidate("", stored_model(read_gguf(model) if isinstance(model, Path) else model))
+    search = _Search(candidate, device, base, frozenset(given))
     trained = candidate.model.shape.context_tokens
-    types_to_try = _types(candidate, base)
-    generous = _try(candidate, min(trained, GENEROUS_CONTEXT_TOKENS) * base.parallel, types_to_try[0], device, base)
+    types_to_try = search.types()
+    generous = search.fit(min(trained, longest_tokens) * base.parallel, types_to_try[0])
     if base.context_tokens is None and isinstance(generous, Fit) and _has_room_to_spare(generous, device):
-        return _best(generous, base)
+        return search.best(generous)
     tried = [
-        _try(candidate, tokens, types, device, base)
-        for tokens in _lengths(min(trained, USUAL_CONTEXT_TOKENS), base)
+        search.fit(tokens, types)
+        for tokens in _lengths(min(trained, USUAL_CONTEXT_TOKENS, longest_tokens), base)
         for types in types_to_try
     ]
     fits = [found for found in tried if isinstance(found, Fit)]
     if not fits:
         last = tried[-1]
         assert isinstance(last, Shortfall), "what does not fit says why"
-        return BestFit(_smallest(trained, types_to_try[-1], base), None, last)
+        return BestFit(candidate, search.smallest(trained, types_to_try[-1]), None, last)
     good = (found for found in fits if _is_on_fast_memory(found, device, base))
-    return _best(next(good, None) or max(fits, key=lambda found: found.gpu_layers), base)
+    return search.best(next(good, None) or max(fits, key=lambda found: found.gpu_layers))
 
 
-def _try(
-    candidate: Candidate, tokens: int, types: tuple[KVType, KVType], device: Device, base: ModelSettings
-) -> Fit | Shortfall:
-    settings = replace(base, key_type=types[0], value_type=types[1])
-    return fit(candidate, context_of(tokens, sequences=base.parallel, settings=settings), device, _extras(base))
+@dataclass(frozen=True)
+class _Search:
+    """One file on one device, and what of its settings is not searched for."""
+
+    candidate: Candidate
+    device: Device
+    base: ModelSettings
+    given: frozenset[str]
+
+    @property
+    def _step_tokens(self) -> tuple[int, ...]:
+        chosen = self.base.prefill_tokens
+        return (chosen,) if "prefill_tokens" in self.given or chosen != PREFILL_TOKENS[0] else ()
+
+    @property
+    def _gpu_layers(self) -> int | None:
+        if self.base.gpu_layers >= 0:
+            return self.base.gpu_layers
+        return len(self.candidate.model.shape.layers) + 1 if "gpu_layers" in self.given else None
+
+    def types(self) -> list[tuple[KVType, KVType]]:
+        """Types of keys and values to try; those that were chosen, if any were."""
+        chosen = (self.base.key_type, self.base.value_type)
+        if chosen != CACHE_TYPES[0] or "key_type" in self.given or self.base.flash_attention == "off":
+            return [chosen]
+        return [types for types in CACHE_TYPES if allows(self.candidate, types)]
+
+    def fit(self, tokens: int, types: tuple[KVType, KVType]) -> Fit | Shortfall:
+        settings = replace(self.base, key_type=types[0], value_type=types[1])
+        return fit(
+            self.candidate,
+            context_of(tokens, sequences=self.base.parallel, settings=settings),
+            self.device,
+            _extras(self.base),
+            step_tokens=self._step_tokens,
+            gpu_layers=self._gpu_layers,
+        )
+
+    def best(self, found: Fit) -> BestFit:
+        settings = planned_settings(found)
+        if found.gpu_layers == 0 or self._gpu_layers is not None:
+            settings = replace(settings, gpu_layers=self.base.gpu_layers)
+        return BestFit(self.candidate, settings, found)
+
+    def smallest(self, trained_tokens: int, types: tuple[KVType, KVType]) -> PlannedSettings:
+        """What takes least of a model that does not fit."""
+        base = self.base
+        return PlannedSettings(
+            quantization="",
+            context_tokens=_lengths(trained_tokens, base)[-1],
+            parallel=base.parallel,
+            gpu_layers=base.gpu_layers,
+            prefill_tokens=self._step_tokens[0] if self._step_tokens else PREFILL_TOKENS[-1],
+            key_type=types[0],
+            value_type=types[1],
+        )
 
 
 def _lengths(usual_tokens: int, base: ModelSettings) -> list[int]:
@@ -107,13 +173,6 @@ def _lengths(usual_tokens: int, base: ModelSettings) -> list[int]:
         return [base.context_tokens]
     shorter = [tokens for tokens in CONTEXTS if SHORTEST_CONTEXT_TOKENS <= tokens < usual_tokens]
     return [tokens * base.parallel for tokens in (usual_tokens, *reversed(shorter))]
-
-
-def _types(candidate: Candidate, base: ModelSettings) -> list[tuple[KVType, KVType]]:
-    """Types of keys and values to try; those that were chosen, if any were."""
-    if (base.key_type, base.value_type) != CACHE_TYPES[0] or base.flash_attention == "off":
-        return [(base.key_type, base.value_type)]
-    return [types for types in CACHE_TYPES if allows(candidate, types)]
 
 
 def _extras(base: ModelSettings) -> Extras:
@@ -137,24 +196,3 @@ def _is_on_fast_memory(found: Fit, device: Device, base: ModelSettings) -> bool:
         USEFUL_CONTEXT_TOKENS * base.parallel, base.context_tokens or 1 << 31
     )
     return (device.gpu is None or found.is_whole_on_gpu) and is_usable
-
-
-def _best(found: Fit, base: ModelSettings) -> BestFit:
-    settings = planned_settings(found)
-    if found.gpu_layers == 0:
-        settings = replace(settings, gpu_layers=base.gpu_layers)
-    return BestFit(settings, found)
-
-
-def _smallest(trained_tokens: int, types: tuple[KVType, KVType], base: ModelSettings) -> PlannedSettings:
-    """What takes least of a model that does not fit."""
-    key_type, value_type = types
-    return PlannedSettings(
-        quantization="",
-        context_tokens=_lengths(trained_tokens, base)[-1],
-        parallel=base.parallel,
-        gpu_layers=base.gpu_layers,
-        prefill_tokens=min(base.prefill_tokens, PREFILL_TOKENS[-1]),
-        key_type=key_type,
-        value_type=value_type,
-    )

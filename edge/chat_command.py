@@ -12,6 +12,7 @@ from edge.errors import EdgeError
 from edge.model_commands import (
     Context,
     DraftModel,
+    GpuLayers,
     KVCacheType,
     Lora,
     MaxTokens,
@@ -20,15 +21,18 @@ from edge.model_commands import (
     System,
     Temperature,
     Threads,
+    Ubatch,
     model_settings,
     resolve_model,
+    say_fit,
+    wanted_model,
 )
 
 if TYPE_CHECKING:
+    from edge.fitted_model import Wanted
     from edge.loading import ClosableEngine
     from edge.model_desk import ModelChoice, ModelDesk
     from edge.session_record import SessionRecord
-    from edge.settings import ModelSettings
 
 
 def chat(
@@ -54,7 +58,9 @@ def chat(
     temperature: Temperature = None,
     seed: Seed = None,
     context: Context = None,
-    kv_type: KVCacheType = "F16",
+    kv_type: KVCacheType = None,
+    gpu_layers: GpuLayers = None,
+    ubatch: Ubatch = None,
     draft: DraftModel = None,
     threads: Threads = None,
     quant: Quantization = None,
@@ -76,8 +82,8 @@ def chat(
     from edge.state_directory import sessions_directory
     from edge.terminal import note
 
-    settings = model_settings(context, threads, kv_type, draft)
-    models = _models(reference, quant, lora or [], settings, waits=not is_typed())
+    wanted = wanted_model(model_settings(context, threads, kv_type, draft), kv_type, gpu_layers, ubatch)
+    models = _models(reference, quant, lora or [], wanted, waits=not is_typed())
     try:
         talk = Chat(models.engine, system=system, max_tokens=max_tokens, overflow=overflow)
         shelf = Shelf(sessions_directory(), talk, models, keeps_unnamed=is_typed() and not is_private)
@@ -121,13 +127,15 @@ def _record(name: str | None) -> SessionRecord | None:
         return file.record
 
 
-def _models(
-    reference: str, quantization: str | None, lora: list[str], settings: ModelSettings, *, waits: bool
-) -> ModelDesk:
+def _models(reference: str, quantization: str | None, lora: list[str], wanted: Wanted, *, waits: bool) -> ModelDesk:
     """The model, open or, unless it is waited for, about to be."""
-    from dataclasses import replace
+    from collections import deque
 
     from edge.model_desk import ModelChoice, ModelDesk
+    from edge.terminal import note
+
+    remarks = deque[str]()
+    tell = note if waits else remarks.append  # a line would break into what is being typed
 
     def resolve(reference: str, quantization: str | None = None, lora: list[str] | None = None) -> ModelChoice:
         path = resolve_model(reference, quantization)
@@ -139,14 +147,23 @@ def _models(
 
     def open_engine(choice: ModelChoice) -> ClosableEngine:
         from edge.engine import Engine
+        from edge.fitted_model import fit_model
         from edge.loading import LoadingEngine
 
-        with_adapters = replace(settings, adapters=choice.adapters)
-        if waits:
-            return Engine(choice.path, with_adapters, isolate=True)
-        return LoadingEngine(lambda: Engine(choice.path, with_adapters, isolate=True))
+        fitted = fit_model(choice.path, wanted.with_settings(adapters=choice.adapters))
+        say_fit(fitted, tell)
 
-    return ModelDesk(resolve(reference, quantization, lora), resolve=resolve, open_engine=open_engine)
+        def open_now() -> Engine:
+            return fitted.open(lambda settings: Engine(choice.path, settings, isolate=True), tell)
+
+        return open_now() if waits else LoadingEngine(open_now)
+
+    models = ModelDesk(
+        resolve(reference, quantization, lora), resolve=resolve, open_engine=open_engine, remarks=remarks
+    )
+    for remark in models.take_remarks():
+        note(remark)
+    return models
 
 
 def _print_sessions(text: str) -> None:

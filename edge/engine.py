@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from edge.checked import CheckedStream
+    from edge.gguf_file import GGUFFile
     from edge.local_engine import LocalEngine
     from edge.prompt import Message
     from edge.request import EngineStatus, Request
@@ -24,9 +25,10 @@ class Engine:
     Every method may be called from any thread.
     """
 
-    def __init__(self, path: Path, settings: ModelSettings | None = None, *, isolate: bool = True) -> None:
-        self._engine = _open_isolated(path, settings) if isolate else _open_here(path, settings)
-        self.path = path
+    def __init__(self, model: Path | GGUFFile, settings: ModelSettings | None = None, *, isolate: bool = True) -> None:
+        """`model` is a GGUF file, which need not be read again if it has been."""
+        self.path = model if isinstance(model, Path) else model.path
+        self._engine = _open_isolated(self.path, settings) if isolate else _open_here(model, settings)
 
     def __enter__(self) -> Self:
         return self
@@ -114,7 +116,7 @@ def _open_isolated(path: Path, settings: ModelSettings | None) -> LocalEngine | 
     return WorkerEngine(path, settings, process=process)
 
 
-def _open_here(path: Path, settings: ModelSettings | None) -> LocalEngine | WorkerEngine:
+def _open_here(model: Path | GGUFFile, settings: ModelSettings | None) -> LocalEngine | WorkerEngine:
     from edge.local_engine import LocalEngine
 
-    return LocalEngine(path, settings)
+    return LocalEngine(model, settings)

@@ -43,9 +43,9 @@ class LocalEngine:
     `submit` may be called from any thread.
     """
 
-    def __init__(self, path: Path, settings: ModelSettings | None = None) -> None:
+    def __init__(self, model: Path | GGUFFile, settings: ModelSettings | None = None) -> None:
         settings = settings or ModelSettings()
-        file = read_gguf(path)  # native code only sees files that are sound
+        file = read_gguf(model) if isinstance(model, Path) else model  # native code only sees files that are sound
         path = file.path  # of a split model, the first part
         check_is_model(file)
         named = adapters_by_name(settings.adapters)

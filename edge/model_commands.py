@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,17 +13,31 @@ from edge.errors import EdgeError
 from edge.results import Json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edge.constraint import Constraint
     from edge.engine import Engine
+    from edge.fitted_model import FittedModel, Wanted
     from edge.request import Completion, Request
     from edge.settings import ModelSettings, SamplingSettings
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A .gguf file, a checkpoint directory, org/name[:QUANT], or demo.")
 ]
-Context = Annotated[int | None, typer.Option("--ctx", metavar="N", help="Context length in tokens.")]
+Context = Annotated[
+    int | None, typer.Option("--ctx", metavar="N", help="Context length in tokens; default: the best that fits.")
+]
 KVCacheType = Annotated[
-    str, typer.Option("--kv-type", metavar="TYPE", help="How the KV cache is kept: F16, Q8_0 or Q4_0.")
+    str | None,
+    typer.Option("--kv-type", metavar="TYPE[/TYPE]", help="How the KV cache keeps keys and values: F16, Q8_0 or Q4_0."),
+]
+GpuLayers = Annotated[
+    int | None,
+    typer.Option("--gpu-layers", metavar="N", help="Layers on the graphics card, -1 all; default: as many as fit."),
+]
+Ubatch = Annotated[
+    int | None,
+    typer.Option("--ubatch", metavar="N", help="Prompt tokens of a step: fewer need less memory; default: 512."),
 ]
 DraftModel = Annotated[
     str | None,
@@ -61,7 +76,9 @@ def run(
     temperature: Temperature = None,
     seed: Seed = None,
     context: Context = None,
-    kv_type: KVCacheType = "F16",
+    kv_type: KVCacheType = None,
+    gpu_layers: GpuLayers = None,
+    ubatch: Ubatch = None,
     draft: DraftModel = None,
     threads: Threads = None,
     quant: Quantization = None,
@@ -79,8 +96,8 @@ def run(
         )
     constraint = _constraint(schema, regex, grammar)
     question = _prompt_text(prompt)
-    settings = model_settings(context, threads, kv_type, draft)
-    with _open(model, quant, lora, settings) as engine:
+    wanted = wanted_model(model_settings(context, threads, kv_type, draft), kv_type, gpu_layers, ubatch)
+    with _open_fitted(model, quant, lora, _enough_for(wanted, question), is_quiet=as_json) as engine:
         if raw:
             tokens = engine.text_tokens(question)
         else:
@@ -107,7 +124,7 @@ def bake(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; default: beside the model.")
     ] = None,
-    kv_type: KVCacheType = "F16",
+    kv_type: KVCacheType = None,
     threads: Threads = None,
     quant: Quantization = None,
     lora: Lora = None,
@@ -167,15 +184,67 @@ def _constraint(schema: Path | None, regex: str | None, grammar: Path | None) ->
     return Constraint.json_schema(text) if schema else Constraint.grammar(text)
 
 
-def model_settings(context: int | None, threads: int | None, kv_type: str, draft: str | None) -> ModelSettings:
+def model_settings(context: int | None, threads: int | None, kv_type: str | None, draft: str | None) -> ModelSettings:
     """What the options say of the model. EdgeError for a type that the KV cache cannot have."""
-    from edge.settings import ModelSettings, kv_cache_type
+    from edge.settings import ModelSettings, kv_cache_types
 
-    kept = kv_cache_type(kv_type)
+    keys, values = kv_cache_types(kv_type or "F16")
     draft_model = resolve_model(draft, None) if draft else None
     return ModelSettings(
-        context_tokens=context, threads=threads, key_type=kept, value_type=kept, draft_model=draft_model
+        context_tokens=context, threads=threads, key_type=keys, value_type=values, draft_model=draft_model
     )
+
+
+def wanted_model(settings: ModelSettings, kv_type: str | None, gpu_layers: int | None, ubatch: int | None) -> Wanted:
+    """Settings with what else the options say, and which of them were given and are to stay."""
+    from dataclasses import replace
+
+    from edge.fitted_model import Wanted
+
+    if gpu_layers is not None:
+        settings = replace(settings, gpu_layers=gpu_layers)
+    if ubatch is not None:
+        settings = replace(settings, prefill_tokens=ubatch)
+    options = {
+        "context_tokens": settings.context_tokens,
+        "key_type": kv_type,
+        "value_type": kv_type,
+        "gpu_layers": gpu_layers,
+        "prefill_tokens": ubatch,
+    }
+    return Wanted(settings, frozenset(name for name, value in options.items() if value is not None))
+
+
+def say_fit(fitted: FittedModel, tell: Callable[[str], None], *, is_quiet: bool = False) -> None:
+    """Tell in a line what was chosen: to who looks at a terminal, and to everyone if it may not do."""
+    if fitted.line and (fitted.may_not_fit or (sys.stderr.isatty() and not is_quiet)):
+        tell(fitted.line)
+
+
+def _enough_for(wanted: Wanted, question: str) -> Wanted:
+    """For one answer a usual context is enough, and takes less time to set up; a token has a byte at least."""
+    from dataclasses import replace
+
+    from edge.settings import DEFAULT_CONTEXT_TOKENS
+
+    is_short = len(question.encode()) <= DEFAULT_CONTEXT_TOKENS // 2
+    return replace(wanted, longest_tokens=DEFAULT_CONTEXT_TOKENS) if is_short else wanted
+
+
+def _open_fitted(
+    model: str, quantization: str | None, lora: list[str] | None, wanted: Wanted, *, is_quiet: bool
+) -> Engine:
+    """The model in this process, with the best settings that fit."""
+    from edge.adapters import resolve_adapter
+    from edge.engine import Engine
+    from edge.fitted_model import fit_model
+    from edge.terminal import note
+
+    path = resolve_model(model, quantization)
+    adapters = tuple(resolve_adapter(reference, path) for reference in lora or [])
+    fitted = fit_model(path, wanted.with_settings(adapters=adapters))
+    say_fit(fitted, note, is_quiet=is_quiet)
+    return fitted.open(lambda settings: Engine(fitted.file, settings, isolate=False), note)
 
 
 def _open(model: str, quantization: str | None, lora: list[str] | None, settings: ModelSettings) -> Engine:

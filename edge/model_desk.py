@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +36,11 @@ class ModelDesk:
         *,
         resolve: Callable[[str], ModelChoice],
         open_engine: Callable[[ModelChoice], ClosableEngine],
+        remarks: deque[str] | None = None,
     ) -> None:
+        """`remarks` is where `open_engine` puts what a person should know, from whatever thread."""
         self.choice = choice
+        self._remarks = deque[str]() if remarks is None else remarks
         self._resolve = resolve
         self._open = open_engine
         self.engine = open_engine(choice)
@@ -45,6 +49,11 @@ class ModelDesk:
     def is_ready(self) -> bool:
         """Whether nobody has to wait for the model."""
         return not isinstance(self.engine, LoadingEngine) or self.engine.is_ready
+
+    def take_remarks(self) -> Iterator[str]:
+        """What has come up about opening models and was not told yet."""
+        while self._remarks:
+            yield self._remarks.popleft()
 
     def switch(self, reference: str) -> None:
         """Close the model and open another one. EdgeError if that cannot be; then the earlier one is open again."""

@@ -133,6 +133,8 @@ class Session:
             remark = talk.shelf.prepare()
             reply = talk.chat.send(asked.text, turn=asked.turn)
             clear()
+        for line in talk.models.take_remarks():
+            say(line)
         if remark:
             say(remark)
         if reply.dropped_messages:

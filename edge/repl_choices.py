@@ -88,6 +88,8 @@ def model(talk: Talk, argument: str) -> Outcome:
     if argument:
         with passing_note(f"Opening {argument} …"):
             talk.models.switch(argument)
+        for line in talk.models.take_remarks():
+            say(line)
         talk.chat.use(talk.models.engine)
         talk.shelf.use_model()
         turns = len(talk.chat.questions)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge.errors import EdgeError
-from edge.model_commands import KVCacheType
+from edge.model_commands import GpuLayers, KVCacheType, Ubatch, wanted_model
 
 if TYPE_CHECKING:
+    from edge.fitted_model import Wanted
     from edge.server.model_pool import ModelSource
     from edge.server.server_settings import ServerSettings
-    from edge.settings import ModelSettings
 
 _KEY_VARIABLE = "EDGE_API_KEY"
 
@@ -31,9 +31,14 @@ def serve(
     port: Annotated[int, typer.Option("--port", metavar="N", help="0 takes one that is free.")] = 8080,
     parallel: Annotated[int, typer.Option("--parallel", metavar="N", help="Answers written at once.")] = 4,
     context: Annotated[
-        int | None, typer.Option("--ctx", metavar="N", help="Context length in tokens, shared by all answers.")
+        int | None,
+        typer.Option(
+            "--ctx", metavar="N", help="Context shared by all answers, in tokens; default: the best that fits."
+        ),
     ] = None,
-    kv_type: KVCacheType = "F16",
+    kv_type: KVCacheType = None,
+    gpu_layers: GpuLayers = None,
+    ubatch: Ubatch = None,
     api_key: Annotated[
         str | None,
         typer.Option("--api-key", metavar="KEY", help=f"Ask for this key; better in a file, or in {_KEY_VARIABLE}."),
@@ -77,7 +82,7 @@ def serve(
     from edge.server.model_pool import ModelPool
     from edge.server.run import serve
     from edge.server.server_settings import ServerSettings
-    from edge.settings import ModelSettings, kv_cache_type
+    from edge.settings import ModelSettings, kv_cache_types
 
     keys = _keys(api_key, api_key_file)
     settings = ServerSettings(
@@ -89,16 +94,23 @@ def serve(
         logs_prompts=logs_prompts,
     )
     settings = _with_key(settings)
-    kept = kv_cache_type(kv_type)
+    key_type, value_type = kv_cache_types(kv_type or "F16")
     model_settings = ModelSettings(
-        context_tokens=context, parallel=parallel, threads=threads, queue_limit=queue, key_type=kept, value_type=kept
+        context_tokens=context,
+        parallel=parallel,
+        threads=threads,
+        queue_limit=queue,
+        key_type=key_type,
+        value_type=value_type,
     )
+    wanted = wanted_model(model_settings, kv_type, gpu_layers, ubatch)
+    limit_bytes = _memory_bytes(memory, len(models))
     if idle is not None and not idle > 0:
         raise EdgeError(f"--idle-minutes is {idle:g}.", hint="Give a time above 0, or leave it out.")
     pool = ModelPool(
-        _sources(models, quant, lora or [], model_settings),
+        _sources(models, quant, lora or [], wanted, limit_bytes),
         open_model,
-        memory_bytes=_memory_bytes(memory, len(models)),
+        memory_bytes=limit_bytes,
         idle_seconds=None if idle is None else idle * 60,
     )
     _log_to_stderr()
@@ -138,14 +150,12 @@ def _with_key(settings: ServerSettings) -> ServerSettings:
 
 
 def _sources(
-    references: list[str], quantization: str | None, lora: list[str], settings: ModelSettings
+    references: list[str], quantization: str | None, lora: list[str], wanted: Wanted, limit_bytes: int | None
 ) -> list[ModelSource]:
     """The models' files, converted or downloaded where need be; adapters are for the first one."""
-    from dataclasses import replace
-
     from edge.adapters import resolve_adapter
     from edge.models import resolve
-    from edge.server.model_files import source_of
+    from edge.server.model_files import fitted_source
     from edge.terminal import byte_progress
 
     sources = []
@@ -154,7 +164,8 @@ def _sources(
         with byte_progress("Converting") as progress:
             path = resolve(reference, quantization=quantization, progress=progress)
         adapters = tuple(resolve_adapter(each, path) for each in lora) if index == 0 else ()
-        sources.append(source_of(name or _name_of(reference, path), path, replace(settings, adapters=adapters)))
+        chosen = wanted.with_settings(adapters=adapters)
+        sources.append(fitted_source(name or _name_of(reference, path), path, chosen, limit_bytes))
     return sources
 
 

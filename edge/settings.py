@@ -15,13 +15,22 @@ DEFAULT_CONTEXT_TOKENS = 8192
 """Where none is asked for, and the model was trained on as many."""
 
 
-def kv_cache_type(name: str) -> KVType:
-    """The type of this name, in whatever case. EdgeError with the known ones if there is none."""
-    found = next((known for known in get_args(KVType) if known == name.upper()), None)
-    if found is None:
-        raise EdgeError(f"The KV cache cannot be kept as {name!r}.", hint=f"Types: {', '.join(get_args(KVType))}.")
-    kind: KVType = found
-    return kind
+def kv_cache_types(text: str) -> tuple[KVType, KVType]:
+    """Types of keys and values of `TYPE` or `KEYS/VALUES`, in whatever case. EdgeError with the known ones."""
+    known: dict[str, KVType] = {name: name for name in get_args(KVType)}
+    keys, slash, values = text.upper().partition("/")
+    key_type, value_type = known.get(keys), known.get(values if slash else keys)
+    if key_type is None or value_type is None:
+        raise EdgeError(
+            f"The KV cache cannot be kept as {text!r}.",
+            hint=f"Types: {', '.join(known)}; or two of them with / between, for keys and values.",
+        )
+    return key_type, value_type
+
+
+def kv_types_text(key_type: KVType, value_type: KVType) -> str:
+    """Types of keys and values as `kv_cache_types` reads them."""
+    return key_type if key_type == value_type else f"{key_type}/{value_type}"
 
 
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ

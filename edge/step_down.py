@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from edge.errors import EdgeError
-from edge.settings import ModelSettings
+from edge.settings import ModelSettings, kv_types_text
 
 Opened = TypeVar("Opened")
 
 SMALLEST_PREFILL_TOKENS = 128
 SMALLEST_CONTEXT_TOKENS = 1024
 _FEWEST_LAYERS_SHARE = 4
-_REMEMBERED = ("prefill_tokens", "key_type", "value_type", "context_tokens", "gpu_layers")
+_OPTIONS = {
+    "prefill_tokens": "--ubatch",
+    "key_type": "--kv-type",
+    "value_type": "--kv-type",
+    "context_tokens": "--ctx",
+    "gpu_layers": "--gpu-layers",
+}
+_REMEMBERED = tuple(_OPTIONS)
 # how llama.cpp, its backends and the engine's own process say that memory did not suffice
 _SIGNS_OF_MEMORY = (
     "alloc",
@@ -39,6 +45,8 @@ class Step:
 
     settings: ModelSettings
     words: str
+    names: frozenset[str]
+    """Of what is less than before."""
 
 
 class StepMemory:
@@ -59,6 +67,8 @@ class StepMemory:
 
     def remember(self, model: str, wanted: ModelSettings, worked: ModelSettings) -> None:
         """Keep what worked. A file that cannot be written is no reason to fail: the steps are made again next time."""
+        import tempfile  # seldom needed, and slow to import
+
         entries = {**self._read(), model: {"wanted": _values(wanted), "worked": _values(worked)}}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,17 +101,20 @@ def open_stepping_down(
     memory: StepMemory,
     tell: Callable[[str], None],
     allows_quantized_cache: bool = True,
+    given: Collection[str] = (),
 ) -> Opened:
     """What `open_model` gives for the settings, or for the first smaller ones that memory suffices for.
 
     `model` names it in `memory`; `layers` and `context_tokens` are what the settings mean where they say -1 and None.
-    `tell` hears in one line what is given up. Errors that are no matter of memory are raised as they are; if nothing
-    smaller is left, the first one is. Whether keys and values may be quantized is what `edge.fitting.allows` says.
+    `tell` hears in one line what is given up, which is never what `given` names. Errors that are no matter of memory
+    are raised as they are; if nothing smaller is left, the first one is, with what could be asked for instead. Whether
+    keys and values may be quantized is what `edge.fitting.allows` says.
     """
     wanted = settings
-    if remembered := memory.recall(model, wanted):
+    remembered = memory.recall(model, wanted)
+    if remembered and not any(getattr(remembered, name) != getattr(wanted, name) for name in given):
         settings = remembered
-        tell(f"Memory did not suffice last time: {_difference(wanted, settings)}. {memory.path} remembers it.")
+        tell(f"Memory did not suffice last time, so now with {_difference(wanted, settings)} ({memory.path}).")
     first: EdgeError | None = None
     while True:
         try:
@@ -110,11 +123,11 @@ def open_stepping_down(
             if not is_memory_failure(error):
                 raise
             first = first or error
-            steps = steps_down(settings, layers=layers, context_tokens=context_tokens)
-            allowed = (step for step in steps if allows_quantized_cache or _has_same_cache(step.settings, settings))
-            step = next(allowed, None)
+            steps = list(steps_down(settings, layers=layers, context_tokens=context_tokens))
+            allowed = (step for step in steps if allows_quantized_cache or "value_type" not in step.names)
+            step = next((step for step in allowed if not step.names.intersection(given)), None)
             if step is None:
-                raise first from error
+                raise _explained(first, steps) from error
             tell(f"Memory does not suffice: trying {step.words}.")
             settings = step.settings
             continue
@@ -127,24 +140,33 @@ def steps_down(settings: ModelSettings, *, layers: int, context_tokens: int) -> 
     """What can be given up from here, least felt first: tokens of a step, precision of the cache, context, layers."""
     if settings.prefill_tokens > SMALLEST_PREFILL_TOKENS:
         tokens = max(SMALLEST_PREFILL_TOKENS, settings.prefill_tokens // 2)
-        yield Step(replace(settings, prefill_tokens=tokens), f"steps of {tokens} tokens")
+        yield Step(replace(settings, prefill_tokens=tokens), f"steps of {tokens} tokens", frozenset({"prefill_tokens"}))
     if settings.flash_attention != "off":
         if (settings.key_type, settings.value_type) == ("F16", "F16"):
-            yield Step(replace(settings, key_type="Q8_0", value_type="Q8_0"), "keys and values in Q8_0")
+            smaller = replace(settings, key_type="Q8_0", value_type="Q8_0")
+            yield Step(smaller, "keys and values in Q8_0", frozenset({"key_type", "value_type"}))
         elif settings.value_type in ("F16", "Q8_0"):
-            yield Step(replace(settings, key_type="Q8_0", value_type="Q4_0"), "keys in Q8_0 and values in Q4_0")
+            smaller = replace(settings, key_type="Q8_0", value_type="Q4_0")
+            yield Step(smaller, "keys in Q8_0 and values in Q4_0", frozenset({"key_type", "value_type"}))
     tokens = settings.context_tokens or context_tokens
     if tokens > SMALLEST_CONTEXT_TOKENS * settings.parallel:
         shorter = max(SMALLEST_CONTEXT_TOKENS * settings.parallel, tokens // 2)
-        yield Step(replace(settings, context_tokens=shorter), f"a context of {shorter:,} tokens")
+        yield Step(
+            replace(settings, context_tokens=shorter), f"a context of {shorter:,} tokens", frozenset({"context_tokens"})
+        )
     on_gpu = layers if settings.gpu_layers < 0 else min(settings.gpu_layers, layers)
     if on_gpu > 0:
         fewer = on_gpu - max(1, layers // _FEWEST_LAYERS_SHARE)
-        yield Step(replace(settings, gpu_layers=max(0, fewer)), f"{max(0, fewer)} layers on the graphics card")
+        smaller = replace(settings, gpu_layers=max(0, fewer))
+        yield Step(smaller, f"{max(0, fewer)} layers on the graphics card", frozenset({"gpu_layers"}))
 
 
-def _has_same_cache(one: ModelSettings, other: ModelSettings) -> bool:
-    return (one.key_type, one.value_type) == (other.key_type, other.value_type)
+def _explained(error: EdgeError, left: list[Step]) -> EdgeError:
+    """An error of memory; what a person asked for and could ask for less of is in its hint."""
+    options = dict.fromkeys(_OPTIONS[name] for step in left for name in sorted(step.names))
+    if not options:
+        return error
+    return EdgeError(error.message, hint=f"Memory does not suffice: give less with {' or '.join(options)}.")
 
 
 def is_memory_failure(error: EdgeError) -> bool:
@@ -154,5 +176,12 @@ def is_memory_failure(error: EdgeError) -> bool:
 
 
 def _difference(wanted: ModelSettings, settings: ModelSettings) -> str:
-    changed = [name for name in _REMEMBERED if getattr(wanted, name) != getattr(settings, name)]
-    return ", ".join(f"{name} is {getattr(settings, name)}" for name in changed)
+    """What settings have others than the wanted ones, as options."""
+    values = {
+        "--ubatch": str(settings.prefill_tokens),
+        "--kv-type": kv_types_text(settings.key_type, settings.value_type),
+        "--ctx": str(settings.context_tokens),
+        "--gpu-layers": str(settings.gpu_layers),
+    }
+    changed = (_OPTIONS[name] for name in _REMEMBERED if getattr(wanted, name) != getattr(settings, name))
+    return " ".join(f"{option} {values[option]}" for option in dict.fromkeys(changed))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edge.errors import EdgeError
+from edge.fitted_model import Wanted
 from edge.quantities import size_text
 from edge.server.errors import RefusedError
 from edge.settings import ModelSettings
@@ -43,6 +44,8 @@ class ModelSource:
     """What it takes when it is loaded, as far as is known."""
     created: int = 0
     """Seconds since 1970: when its file was made."""
+    wanted: Wanted | None = None
+    """What of the settings a person chose, where the others are to be what fits when the model is loaded."""
 
 
 @dataclass(frozen=True)

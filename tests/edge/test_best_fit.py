@@ -91,7 +91,7 @@ def test_file_that_does_not_fit_is_loaded_with_the_least_and_said_so(gemma: Path
     assert best.shortfall is not None and best.fit is None
     assert (best.settings.context_tokens, best.settings.prefill_tokens) == (512, 128)
     assert best.line.startswith("This model may not fit: it needs about 6.")
-    assert best.line.endswith(" GB of main memory, where 4.00 GB are free.")
+    assert best.line.endswith(" GB of main memory even with 512 tokens of context, where 4.00 GB are free.")
 
 
 def test_of_several_quantizations_the_best_that_fits_is_taken() -> None:

@@ -13,6 +13,7 @@ import pytest
 import edge.engine
 import edge.models
 from edge.errors import EdgeError
+from edge.gguf_file import GGUFFile
 from edge.settings import ModelSettings
 from tests.edge.conftest import Command, Outcome, error_lines
 from tests.edge.fake_engine import FakeEngine
@@ -25,7 +26,8 @@ SCHEMA = '{"type": "object", "properties": {"name": {"type": "string"}}, "requir
 class Opened:
     """What was asked of the model resolver and of the engine, which is a fake."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.engine = FakeEngine(["It is Paris."])
         self.reference = ""
         self.quantization: str | None = None
@@ -34,17 +36,18 @@ class Opened:
 
     def resolve(self, reference: str, *, quantization: str | None = None, progress: object = None) -> Path:
         self.reference, self.quantization = reference, quantization
-        return Path("model.gguf")
+        return self.path
 
-    def open(self, path: Path, settings: ModelSettings, *, isolate: bool) -> FakeEngine:
-        assert path == Path("model.gguf")
+    def open(self, model: Path | GGUFFile, settings: ModelSettings, *, isolate: bool) -> FakeEngine:
+        assert self.path == (model if isinstance(model, Path) else model.path)
         self.settings, self.isolate = settings, isolate
         return self.engine
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
-    fake = Opened()
+def opened(monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path, tmp_path: Path) -> Opened:
+    monkeypatch.setenv("EDGE_STATE", str(tmp_path / "state"))
+    fake = Opened(tiny_gguf)
     monkeypatch.setattr(edge.models, "resolve", fake.resolve)
     monkeypatch.setattr(edge.engine, "Engine", fake.open)
     return fake
@@ -423,9 +426,9 @@ def test_kv_cache_is_kept_as_the_option_says(edge_command: Command, opened: Open
 def test_kv_cache_of_an_unknown_type_is_refused(edge_command: Command, opened: Opened) -> None:
     message, hint = error_lines(edge_command("run", "demo", "Hello", "--kv-type", "Q5"))
     assert message == "The KV cache cannot be kept as 'Q5'."
-    assert hint == "Types: F16, Q8_0, Q4_0."
+    assert hint == "Types: F16, Q8_0, Q4_0; or two of them with / between, for keys and values."
 
 
 def test_draft_model_is_resolved_like_the_model(edge_command: Command, opened: Opened) -> None:
     assert edge_command("run", "demo", "Hello", "--draft", "org/small").code == 0
-    assert opened.settings.draft_model == Path("model.gguf")
+    assert opened.settings.draft_model == opened.path

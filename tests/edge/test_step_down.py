@@ -73,10 +73,7 @@ def test_what_worked_is_tried_first_the_next_time(memory: StepMemory) -> None:
     again = FakeOpening(lambda settings: settings.key_type == "Q8_0")
     assert opened(again, memory, ModelSettings(), told) == first
     assert again.tried == [first]
-    assert told == [
-        f"Memory did not suffice last time: prefill_tokens is 128, key_type is Q8_0, value_type is Q8_0. {memory.path}"
-        " remembers it."
-    ]
+    assert told == [f"Memory did not suffice last time, so now with --ubatch 128 --kv-type Q8_0 ({memory.path})."]
 
 
 def test_other_wishes_and_other_models_are_tried_as_they_are(memory: StepMemory) -> None:
