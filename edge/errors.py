@@ -23,5 +23,9 @@ class EngineBusyError(EdgeError):
     """So many requests are waiting already that one more was refused."""
 
 
-class EngineGoneError(EdgeError):
+class EngineFailedError(EdgeError):
+    """Why there is no answer lies with the engine, and not with what was asked of it."""
+
+
+class EngineGoneError(EngineFailedError):
     """There is no engine to answer: it was closed, or its process died."""

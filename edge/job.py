@@ -178,7 +178,7 @@ class Job:
     def fail(self, error: EdgeError) -> None:
         """Deliver why the request cannot be finished and free what is native."""
         self.close()
-        self._deliver(FailureEvent(error.message, error.hint))
+        self._deliver(FailureEvent.of(error))
 
     def _deliver(self, delivery: Delivery) -> None:
         """Events wait until the loop has nothing else to do: whoever is woken by one wants the interpreter's lock."""

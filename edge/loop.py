@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.constraint import ConstraintCompiler
-from edge.errors import EdgeError, EngineBusyError
+from edge.errors import EdgeError, EngineBusyError, EngineFailedError, EngineGoneError
 from edge.job import Drafting, Job
 from edge.llama.context import Batch, CacheFullError, Context
 from edge.llama.model import Model
@@ -40,7 +40,7 @@ _PREFILL_SLOWDOWN = 2.0  # a step with prompts in it may take so many times as l
 
 Result = TypeVar("Result")
 
-_CLOSED = EdgeError("The engine is closed.", hint="Open the model again.")
+_CLOSED = EngineGoneError("The engine is closed.", hint="Open the model again.")
 
 
 @dataclass(slots=True)
@@ -402,9 +402,11 @@ def _outcome_of(job: Job, logits: npt.NDArray[np.float32]) -> FinishReason | Edg
         return error
 
 
-def _told(failure: BaseException) -> EdgeError:
+def _told(failure: BaseException) -> EngineFailedError:
     """Why the loop ended, for everyone who waits."""
-    if isinstance(failure, EdgeError):
+    if isinstance(failure, EngineFailedError):
         return failure
+    if isinstance(failure, EdgeError):
+        return EngineFailedError(failure.message, hint=failure.hint)
     message = f"The engine failed: {type(failure).__name__}: {failure}"
-    return EdgeError(message, hint="Open the model again; report it if it happens twice.")
+    return EngineFailedError(message, hint="Open the model again; report it if it happens twice.")

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from edge.errors import EdgeError
+from edge.errors import EdgeError, EngineFailedError
 from edge.settings import SamplingSettings
 
 if TYPE_CHECKING:
     from edge.constraint import Constraint  # numpy comes with it, which a chat with an engine elsewhere can do without
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
+FailureKind = Literal["request", "engine"]
+"""Whose fault it is that there is no answer: what was asked cannot be done, or the engine could not do it."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +136,22 @@ class FinishEvent:
 
 @dataclass(frozen=True)
 class FailureEvent:
-    """The last event of a request that the engine had to give up; a stream raises it as an EdgeError."""
+    """The last event of a request that the engine had to give up.
+
+    A stream raises it as an EngineFailedError, or as a plain EdgeError if the request is at fault.
+    """
 
     message: str
     hint: str
+    kind: FailureKind = "engine"
+
+    @classmethod
+    def of(cls, error: EdgeError) -> FailureEvent:
+        return cls(error.message, error.hint, "engine" if isinstance(error, EngineFailedError) else "request")
+
+    def error(self) -> EdgeError:
+        kind = EngineFailedError if self.kind == "engine" else EdgeError
+        return kind(self.message, hint=self.hint)
 
 
 @dataclass(frozen=True)

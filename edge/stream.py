@@ -115,7 +115,7 @@ class Stream:
     def _accept(self, delivery: Delivery) -> Event:
         if isinstance(delivery, FailureEvent):
             self._is_finished = True
-            raise EdgeError(delivery.message, hint=delivery.hint)
+            raise delivery.error()
         if isinstance(delivery, FinishEvent):
             self._is_finished = True
         return delivery

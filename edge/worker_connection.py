@@ -96,7 +96,7 @@ class WorkerConnection:
         self._answers: dict[int, queue.SimpleQueue[Returned | Raised]] = {OPENING: queue.SimpleQueue()}
         self._opening = self._answers[OPENING]
         self._streams: dict[int, Stream] = {}
-        self._death: EdgeError | None = None
+        self._death: EngineGoneError | None = None
         self._ended = threading.Event()
         self._is_closing = False
         self._killed_because = ""
@@ -254,9 +254,9 @@ class WorkerConnection:
         for number in list(self._streams):
             stream = self._streams.pop(number, None)
             if stream:
-                stream.deliver(FailureEvent(death.message, death.hint))
+                stream.deliver(FailureEvent.of(death))
 
-    def _explanation(self) -> EdgeError:
+    def _explanation(self) -> EngineGoneError:
         if self._is_closing and not self._killed_because:
             return EngineGoneError("The engine is closed.", hint="Open the model again.")
         how = self._killed_because or exit_text(self._process.returncode)

@@ -21,7 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn, TextIO
 
-from edge.errors import EdgeError
+from edge.errors import EdgeError, EngineFailedError
 from edge.request import FailureEvent, FinishEvent
 from edge.stream import Stream
 from edge.wire import (
@@ -278,7 +278,7 @@ class _Server:
 def _raised(number: int, error: Exception) -> Raised:
     if not isinstance(error, EdgeError):
         message = f"The engine failed: {type(error).__name__}: {error}"
-        error = EdgeError(message, hint="Report it if it happens twice.")
+        error = EngineFailedError(message, hint="Report it if it happens twice.")
     return Raised.by(number, error)
 
 

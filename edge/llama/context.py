@@ -10,7 +10,7 @@ from typing import Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from edge.errors import EdgeError
+from edge.errors import EdgeError, EngineFailedError
 from edge.gguf_format import TENSOR_TYPES
 from edge.llama import log
 from edge.llama.activations import ActivationRecorder
@@ -24,7 +24,7 @@ _FEW_TOKENS = 16  # written one by one, which is sooner done
 _PARTIAL_STATE = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: what of the memory cannot be cut back
 
 
-class CacheFullError(EdgeError):
+class CacheFullError(EngineFailedError):
     """The KV cache has no room for a batch. Nothing of it was computed, and nothing was lost."""
 
 
@@ -177,7 +177,7 @@ class Context:
             self.pointer = None
 
     def decode(self, batch: Batch) -> None:
-        """Run the model over a batch. CacheFullError if it has no room, EdgeError if the computation failed."""
+        """Run the model over a batch. CacheFullError if it has no room, EngineFailedError if it cannot be computed."""
         log.forget()
         status = self._llama.llama_decode(self.pointer, batch.native)
         if self._recorder:
@@ -189,7 +189,7 @@ class Context:
                 f"The KV cache of {self.context_tokens} tokens is full.",
                 hint="Ask for a longer context with --ctx.",
             )
-        raise EdgeError(
+        raise EngineFailedError(
             f"llama.cpp failed to decode (status {status}): {log.first_error() or 'no reason given'}",
             hint="Check the file with: edge verify FILE.gguf",
         )

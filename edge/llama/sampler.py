@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edge.candidates import Logits, TokenIds
-from edge.errors import EdgeError
+from edge.errors import EdgeError, EngineFailedError
 from edge.llama.library import backend
 from edge.llama.penalized import PenalizedTokens
 from edge.llama.preselection import Mask, Preselection
@@ -139,7 +139,7 @@ class Sampler:
 
 def _check_numbers(highest_logit: float) -> None:
     if not highest_logit < math.inf:
-        raise EdgeError(
+        raise EngineFailedError(
             f"The model computed {highest_logit} as a logit.",
             hint="Its file may be damaged: check it with edge verify.",
         )

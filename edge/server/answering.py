@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from edge.checked import CheckedStream
-from edge.errors import EdgeError
+from edge.errors import EdgeError, EngineFailedError
 from edge.openai_request import ChatBody
 from edge.openai_response import Answer, collect
 from edge.request import EngineStatus, Event, FinishEvent, Request
-from edge.server.errors import AnswerFailedError, RefusedError
+from edge.server.errors import RefusedError
 from edge.server.metrics import AnswerMetrics, Metrics
 from edge.server.model_pool import LoadedModel, ModelPool
 from edge.server.replies import Numbered, Replies, Waker
@@ -72,7 +72,7 @@ class Answers:
             if batch:
                 self._metrics.note(batch)
             if any(isinstance(event, FinishEvent) and event.reason == "cancelled" for _, event in batch):
-                raise AnswerFailedError("The model was closed.", hint="Send the request again.")
+                raise EngineFailedError("The model was closed.", hint="Send the request again.")
             yield batch
 
     async def collected(self) -> list[Answer]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge.checked import InvalidReplyError
-from edge.errors import EdgeError, EngineBusyError, EngineGoneError
+from edge.errors import EdgeError, EngineBusyError, EngineFailedError, EngineGoneError
 from edge.openai_fields import BodyError
 
 _RETRY_SECONDS = 1
@@ -38,10 +38,6 @@ class RefusedError(EdgeError):
         self.code = code
         self.field = field
         self.retry_seconds = retry_seconds
-
-
-class AnswerFailedError(EdgeError):
-    """The engine had taken the request and could not finish it."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ def problem_of(error: EdgeError) -> Problem:
             return Problem(429, message, "queue_full", retry_seconds=_RETRY_SECONDS)
         case EngineGoneError():
             return Problem(503, message, "engine_gone", retry_seconds=_RETRY_SECONDS)
-        case AnswerFailedError():
+        case EngineFailedError():
             return Problem(503, message, "engine_failed", retry_seconds=_RETRY_SECONDS)
         case InvalidReplyError():
             return Problem(422, message, "invalid_reply", extra={"best_attempt": error.text})

@@ -15,7 +15,6 @@ from concurrent.futures import Executor
 from edge.checked import CheckedStream
 from edge.errors import EdgeError
 from edge.request import Event, FailureEvent, FinishEvent
-from edge.server.errors import AnswerFailedError
 from edge.stream import Stream
 
 Numbered = tuple[int, Event]
@@ -89,7 +88,7 @@ class Replies:
         for number, stream in list(self._open.items()):
             for delivery in stream.take():
                 if isinstance(delivery, FailureEvent):
-                    raise self._errors.get(number) or AnswerFailedError(delivery.message, hint=delivery.hint)
+                    raise self._errors.get(number) or delivery.error()
                 if isinstance(delivery, FinishEvent):
                     del self._open[number]
                 batch.append((number, delivery))
@@ -109,6 +108,6 @@ class Replies:
                 deliver(event)
         except EdgeError as error:
             self._errors[number] = error
-            deliver(FailureEvent(error.message, error.hint))
+            deliver(FailureEvent.of(error))
         except Exception as error:  # a defect of ours: nobody may be left waiting for the end
             deliver(FailureEvent(f"The answer could not be read: {type(error).__name__}.", "Report it."))

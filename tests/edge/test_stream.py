@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from edge.errors import EdgeError
+from edge.errors import EdgeError, EngineFailedError
 from edge.request import Completion, Event, FailureEvent, FinishEvent, Timing, TokenEvent, Usage
 from edge.stream import Stream
 
@@ -64,9 +64,16 @@ def test_consumer_waits_for_what_another_thread_delivers() -> None:
 def test_failure_is_raised_as_an_edge_error_after_what_came_before() -> None:
     events = iter(stream_of(EVENTS[0], FAILURE))
     assert next(events) == EVENTS[0]
-    with pytest.raises(EdgeError) as caught:
+    with pytest.raises(EngineFailedError) as caught:
         next(events)
     assert (caught.value.message, caught.value.hint) == (FAILURE.message, FAILURE.hint)
+
+
+def test_failure_that_is_the_requests_fault_is_no_failure_of_the_engine() -> None:
+    with pytest.raises(EdgeError) as caught:
+        list(stream_of(FailureEvent.of(EdgeError("No token is left.", hint="Give fewer biases."))))
+    assert type(caught.value) is EdgeError
+    assert FailureEvent.of(EngineFailedError("It died.")).kind == "engine"
 
 
 def test_failure_ends_the_stream() -> None:

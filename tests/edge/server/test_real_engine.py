@@ -75,6 +75,23 @@ def test_constraint_that_explodes_is_a_bad_request(server: BackgroundServer) -> 
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"logit_bias": {"999999999": 1}}, "logit_bias names token 999999999, and the vocabulary has "),
+        ({"grammar": "start: A\nA: /a/ & /b/"}, "The constraint cannot be followed: nothing can come next."),
+    ],
+)
+def test_what_the_engine_finds_wrong_with_a_request_it_has_begun_is_a_bad_request(
+    server: BackgroundServer, asked: Any, message: str, is_streamed: bool
+) -> None:
+    eventually(lambda: is_idle(server))
+    response = httpx2.post(server.url + CHAT, json={**ASK, **asked, "stream": is_streamed}, timeout=60)
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert response.json()["error"]["message"].startswith(message)
+
+
 def test_adapter_that_is_not_loaded_is_a_bad_request(server: BackgroundServer) -> None:
     eventually(lambda: is_idle(server))
     response = httpx2.post(server.url + CHAT, json={**ASK, "lora": [{"name": "../../etc/passwd"}]}, timeout=60)

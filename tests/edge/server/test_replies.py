@@ -11,9 +11,8 @@ import pytest
 
 from edge.checked import CheckedStream, submit_checked
 from edge.constraint import Constraint
-from edge.errors import EdgeError
+from edge.errors import EdgeError, EngineFailedError
 from edge.request import FailureEvent, FinishEvent, Request, TokenEvent, Usage
-from edge.server.errors import AnswerFailedError
 from edge.server.replies import Numbered, Replies, Waker
 from edge.stream import Stream
 from tests.edge.fake_engine import TIMING
@@ -128,7 +127,7 @@ def test_failure_is_raised() -> None:
     async def work(make: Callable[..., Replies]) -> None:
         replies = make(stream)
         stream.deliver(FailureEvent("The engine's process was ended.", "Again."))
-        with pytest.raises(AnswerFailedError, match="The engine's process was ended"):
+        with pytest.raises(EngineFailedError, match="The engine's process was ended"):
             await all_of(replies)
 
     reading(work)
@@ -178,7 +177,7 @@ def test_defect_in_a_checked_reply_leaves_nobody_waiting() -> None:
             pass
 
     async def work(make: Callable[..., Replies]) -> None:
-        with pytest.raises(AnswerFailedError) as failed:
+        with pytest.raises(EngineFailedError) as failed:
             await all_of(make(Failing()))
         assert failed.value.message == "The answer could not be read: ZeroDivisionError."
 
