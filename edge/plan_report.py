@@ -7,12 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from edge.device_profiles import Device, MemoryPool
-from edge.fitting import GPU_EFFICIENCY, RAM_EFFICIENCY, Fit
+from edge.fitting import GPU_EFFICIENCY, PREFILL_TOKENS, RAM_EFFICIENCY, Fit
 from edge.memory import DeviceBytes
-from edge.plan import Choice, Obstacle, Plan
+from edge.plan import Choice, Obstacle, Plan, PlannedSettings
 from edge.plan_source import ModelToPlan
 from edge.quantities import size_text
 from edge.quantization_quality import CACHE_SOURCE, WEIGHTS_SOURCE
+from edge.settings import kv_types_text
 from edge.tables import cell, section, table
 
 if TYPE_CHECKING:
@@ -100,14 +101,14 @@ def _use_text(used: DeviceBytes, pool: MemoryPool) -> str:
 
 
 def _details(model: ModelToPlan, choice: Choice, device: Device) -> Table:
-    rows = [*memory_rows(choice.fit, device), *command_lines(model, choice), ("Settings", settings_text(choice))]
+    rows = [*memory_rows(choice.fit, device), *command_lines(model, choice)]
     if choice.next_bigger:
         rows.append(("Not more", obstacle_text(choice.next_bigger)))
     return section(", ".join(choice.roles).capitalize(), rows)
 
 
 def command_lines(model: ModelToPlan, choice: Choice) -> list[tuple[str, str]]:
-    """The commands that make the file and run it as planned; what a command has no option for is in the settings."""
+    """The commands that make the file and run it as planned."""
     settings, target, lines = choice.settings, model.reference, []
     if model.place == "name":
         target = f"{model.reference}:{settings.quantization}"
@@ -117,23 +118,21 @@ def command_lines(model: ModelToPlan, choice: Choice) -> list[tuple[str, str]]:
         calibration = " --calibrate default" if choice.fit.candidate.needs_matrix else ""
         options = f"--quant {settings.quantization}{calibration} --out {shlex.quote(target)}"
         lines.append(("Convert", f"edge convert {shlex.quote(model.reference)} {options}"))
-    target = shlex.quote(target)
+    target, options = shlex.quote(target), options_text(settings)
     if settings.parallel == 1:
-        lines.append(("Chat", f"edge chat {target} --ctx {settings.context_tokens}"))
-    lines.append(("Serve", f"edge serve {target} --ctx {settings.context_tokens} --parallel {settings.parallel}"))
+        lines.append(("Chat", f"edge chat {target} {options}"))
+    lines.append(("Serve", f"edge serve {target} {options} --parallel {settings.parallel}"))
     return lines
 
 
-def settings_text(choice: Choice) -> str:
-    """What of a choice differs from the defaults, as ModelSettings has it."""
-    settings = choice.settings
-    shown = [f"context_tokens={settings.context_tokens}"]
-    shown += [f"parallel={settings.parallel}"] if settings.parallel > 1 else []
-    shown += [f"gpu_layers={settings.gpu_layers}"] if settings.gpu_layers != -1 and settings.gpu_layers else []
-    shown += [f"prefill_tokens={settings.prefill_tokens}"] if settings.prefill_tokens != 512 else []
-    shown += [f'key_type="{settings.key_type}"'] if settings.key_type != "F16" else []
-    shown += [f'value_type="{settings.value_type}"'] if settings.value_type != "F16" else []
-    return f"ModelSettings({', '.join(shown)})"
+def options_text(settings: PlannedSettings) -> str:
+    """The options that load a model as planned; those that are the default anyway are left out."""
+    options = [f"--ctx {settings.context_tokens}"]
+    types = kv_types_text(settings.key_type, settings.value_type)
+    options += [f"--kv-type {types}"] if types != "F16" else []
+    options += [f"--gpu-layers {settings.gpu_layers}"] if settings.gpu_layers > 0 else []
+    options += [f"--ubatch {settings.prefill_tokens}"] if settings.prefill_tokens != PREFILL_TOKENS[0] else []
+    return " ".join(options)
 
 
 def obstacle_text(obstacle: Obstacle) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from edge.device_profiles import find_device
-from edge.plan import Obstacle, make_plan
-from edge.plan_report import command_lines, obstacle_text, settings_text
+from edge.plan import Obstacle, PlannedSettings, make_plan
+from edge.plan_report import command_lines, obstacle_text, options_text
 from edge.plan_source import find_model
 from tests.edge.conftest import Command, error_lines
 from tests.edge.published import candidate
@@ -26,8 +26,10 @@ def test_gemma_on_a_card_of_12_gb_is_printed_with_its_lines(edge_command: Comman
     assert any(line.startswith("best quality, longest context  Q8_0, 9.82 GB") for line in lines)
     assert any(line.startswith("fastest                        Q4_K_M, 5.76 GB") for line in lines)
     assert "Fetch            edge pull google/gemma-2-9b-it:Q8_0" in lines
-    assert "Chat             edge chat google/gemma-2-9b-it:Q8_0 --ctx 8192" in lines
-    assert "Serve            edge serve google/gemma-2-9b-it:Q8_0 --ctx 8192 --parallel 1" in lines
+    text = " ".join(shown.out.split())
+    assert "Chat edge chat google/gemma-2-9b-it:Q8_0 --ctx 8192 --kv-type Q8_0 " in text
+    assert "Serve edge serve google/gemma-2-9b-it:Q8_0 --ctx 8192 --kv-type Q8_0 --parallel 1 " in text
+    assert "ModelSettings" not in text
     assert any(line.startswith("Not more         BF16 with 8,192 tokens of Q8_0: needs 19.7 GB") for line in lines)
     assert "All of this is predicted" in lines
 
@@ -69,10 +71,11 @@ def test_checkpoint_gets_a_conversion_and_a_calibration_where_one_is_needed(tmp_
     assert lines["Chat"].startswith("edge chat llama3-IQ2_M.gguf --ctx ")
 
 
-def test_settings_show_what_differs_from_the_defaults() -> None:
+def test_options_say_what_differs_from_the_defaults() -> None:
     (choice, *_) = make_plan([candidate(GEMMA, "BF16")], find_device("rtx-3060-12gb"), 4096).choices
-    text = settings_text(choice)
-    assert text.startswith("ModelSettings(context_tokens=4096, gpu_layers=") and text.endswith(")")
+    assert f"--ctx 4096 --gpu-layers {choice.fit.gpu_layers}" in options_text(choice.settings)
+    planned = PlannedSettings("Q8_0", 2048, 1, -1, 128, "Q8_0", "Q4_0")
+    assert options_text(planned) == "--ctx 2048 --kv-type Q8_0/Q4_0 --ubatch 128"
 
 
 def test_obstacle_that_is_only_slow_says_so() -> None:
