@@ -55,12 +55,12 @@ def find_model(reference: str, headers: HeaderSource | None = None) -> ModelToPl
     """
     if is_file(reference):
         return _of_file(Path(reference).expanduser())
+    name, colon, quantization = reference.partition(":")
+    if name == "demo":  # whatever directory has this name
+        return _of_config(name, published_config(DEMO) or {}, "the demo's configuration", quantization)
     place = os.path.expanduser(reference)  # noqa: PTH111 - never raises, whatever a person types
     if os.path.isdir(place):  # noqa: PTH112
         return _of_directory(Path(place))
-    name, colon, quantization = reference.partition(":")
-    if name == "demo":
-        return _of_config(name, published_config(DEMO) or {}, "the demo's configuration", quantization)
     if hub_name(reference, None) is None:
         raise EdgeError(
             f"There is no model {reference!r}: no such file or directory, and no name on a hub.",
