@@ -77,7 +77,7 @@ def serve(
         bool, typer.Option("--log-prompts", help="Show in the log what is asked, which is private.")
     ] = False,
 ) -> None:
-    """Serve models over HTTP, to clients of OpenAI (chat, completions, responses), Anthropic and Ollama, and a web page."""
+    """Serve models over HTTP, in the protocols of OpenAI, Anthropic and Ollama, and a web page to chat in."""
     from edge.server.model_files import open_model
     from edge.server.model_pool import ModelPool
     from edge.server.run import serve
