@@ -16,13 +16,16 @@ from uuid import uuid4
 
 from edge.batch_input import Line, chat_body
 from edge.checked import CheckedStream, InvalidReplyError
+from edge.constraint import Constraint
 from edge.errors import EdgeError, EngineBusyError
 from edge.openai_fields import BodyError
-from edge.openai_request import to_requests
-from edge.openai_response import Answer, collect, completion_body, error_body
+from edge.openai_response import Answer, collect, completion_body, error_body, with_tool_calls
 from edge.request import Request
 from edge.stream import Stream
 from edge.text_engine import TextEngine
+from edge.tool_grammar import submit_with_tools
+from edge.tool_requests import chat_requests, tools_of
+from edge.tools import ToolSet
 
 _REPORT_SECONDS = 0.5
 _BUSY_SECONDS = 0.05
@@ -178,8 +181,9 @@ class _Workers:
         refusal_status, outcome = 400, _WRONG  # until the engine has taken the requests
         try:
             body = chat_body(line)
-            for request in to_requests(body, self._engine):
-                streams.append(self._submit(request))
+            tools = tools_of(body)
+            for request in chat_requests(body, tools, self._engine):
+                streams.append(self._submit(request, tools, body.constraint))
             refusal_status, outcome = 500, _FAILED
             answers = tuple(collect(stream) for stream in streams)
             if any(answer.completion.finish_reason == "cancelled" for answer in answers):
@@ -197,13 +201,16 @@ class _Workers:
             model=body.model or self._settings.model,
             system_fingerprint=self._settings.system_fingerprint,
         )
-        return _Result(_document(line, 200, completion), "done", answers)
+        return _Result(_document(line, 200, with_tool_calls(completion) if tools else completion), "done", answers)
 
-    def _submit(self, request: Request) -> Stream | CheckedStream:
-        """Submit a request, and wait where the engine's queue is full."""
+    def _submit(self, request: Request, tools: ToolSet | None, answer: Constraint | None) -> Stream | CheckedStream:
+        """Submit a request, and wait where the engine's queue is full. `answer` constrains one without calls."""
         while True:
             try:
-                stream = self._engine.submit(request)
+                if tools is None:
+                    stream = self._engine.submit(request)
+                else:
+                    stream = submit_with_tools(request, self._engine, tools, answer)
             except EngineBusyError:
                 if self._is_stopping:
                     raise

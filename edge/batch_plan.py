@@ -15,8 +15,9 @@ from edge.batch_input import Line, chat_body
 from edge.errors import EdgeError
 from edge.gguf_file import GGUFFile
 from edge.llama.model import Model
-from edge.openai_request import Prompts, prompt_tokens
 from edge.prompt import Message, PromptTemplate
+from edge.tool_prompt import Prompts
+from edge.tool_requests import chat_prompt, tools_of
 
 ASSUMED_ANSWER_TOKENS = 1024
 """Room for answers of lines without max_tokens."""
@@ -52,7 +53,7 @@ def plan_batch(lines: Iterable[Line], prompts: Prompts) -> Plan:
     for line in kept:
         try:
             body = chat_body(line)
-            tokens = prompt_tokens(body, prompts)
+            tokens = chat_prompt(body, tools_of(body), prompts)
         except EdgeError:  # said when the line is answered
             keys[line.custom_id] = b""
             continue
@@ -87,6 +88,9 @@ class _VocabularyPrompts:
         self, messages: Sequence[Message], variables: Mapping[str, object] | None = None
     ) -> tuple[int, ...]:
         return tuple(self._template.tokens(messages, self._vocab, variables=variables))
+
+    def tokens_text(self, tokens: Sequence[int]) -> str:
+        return b"".join(map(self._vocab.piece, tokens)).decode("utf-8", "replace")
 
 
 def _sortable(tokens: Sequence[int]) -> bytes:

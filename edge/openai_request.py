@@ -6,9 +6,9 @@ fields there are those of `SamplingSettings` under their own names, and what els
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 from edge.constraint import Constraint
 from edge.errors import EdgeError
@@ -82,14 +82,6 @@ class ChatBody:
     parallel_tool_calls: bool = True
 
 
-class Prompts(Protocol):
-    """What writes prompts; a TextEngine is one."""
-
-    def chat_tokens(
-        self, messages: Sequence[Message], variables: Mapping[str, object] | None = None
-    ) -> tuple[int, ...]: ...
-
-
 def parse_body(value: object) -> ChatBody:
     """A body out of JSON; BodyError with the path of what is wrong in it."""
     body = Fields(value)
@@ -131,16 +123,10 @@ def parse_options(body: Fields, messages: Callable[[], tuple[BodyMessage, ...]] 
     )
 
 
-def prompt_tokens(body: ChatBody, prompts: Prompts) -> tuple[int, ...]:
-    """The prompt of a body. EdgeError if it asks for what cannot be done, or the model's template refuses it."""
-    refuse_tools(body)
-    messages = [Message(message.role, message.content) for message in body.messages]
-    return prompts.chat_tokens(messages, body.template_variables or None)
-
-
 def to_requests(body: ChatBody, engine: TextEngine) -> list[Request]:
-    """A request for each choice that is asked for; they differ in their seeds."""
-    return requests_for(body, prompt_tokens(body, engine), engine)
+    """A request for each choice of a body without functions; they differ in their seeds."""
+    messages = [Message(message.role, message.content) for message in body.messages]
+    return requests_for(body, engine.chat_tokens(messages, body.template_variables or None), engine)
 
 
 def requests_for(body: ChatBody, tokens: tuple[int, ...], engine: TextEngine) -> list[Request]:
@@ -165,15 +151,6 @@ def requests_for(body: ChatBody, tokens: tuple[int, ...], engine: TextEngine) ->
         return [first] * body.choices
     seeds = ((seed + index) % _SEEDS for index in range(body.choices))
     return [replace(first, sampling=replace(first.sampling, seed=seed)) for seed in seeds]
-
-
-def refuse_tools(body: ChatBody) -> None:
-    """BodyError if the body gives tools or the calls of some."""
-    calls = next((index for index, message in enumerate(body.messages) if message.tool_calls), None)
-    path = "tools" if body.tools else "" if calls is None else f"messages[{calls}].tool_calls"
-    if path:
-        hint = "Describe the functions in the prompt and ask for JSON with response_format."
-        raise BodyError(f"{path} is not supported.", hint=hint, field=path)
 
 
 def _sampling(body: Fields) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from edge.errors import EdgeError
 from edge.openai_fields import BodyError
 from edge.request import Completion, Event, Logprobs, TokenEvent, Usage
 from edge.stream import completion_of
+from edge.tool_calls import ToolCall, read_reply
 
 _LEAST_LOGPROB = -9999.0  # OpenAI's value for what is next to impossible; JSON has no infinity
 
@@ -50,6 +51,11 @@ def completion_body(
         "usage": usage_body([answer.completion.usage for answer in answers]),
         "system_fingerprint": system_fingerprint,
     }
+
+
+def with_tool_calls(completion: dict[str, Any]) -> dict[str, Any]:
+    """A `chat.completion` with the calls in its texts taken out of them."""
+    return {**completion, "choices": [_choice_with_calls(choice) for choice in completion["choices"]]}
 
 
 def finish_reason(completion: Completion) -> OpenAIReason:
@@ -106,6 +112,28 @@ def _choice(index: int, answer: Answer) -> dict[str, Any]:
         "message": {"role": "assistant", "content": completion.text, "refusal": None},
         "logprobs": logprobs,
         "finish_reason": finish_reason(completion),
+    }
+
+
+def _choice_with_calls(choice: dict[str, Any]) -> dict[str, Any]:
+    message, reason = choice["message"], choice["finish_reason"]
+    reply = read_reply(message["content"])
+    if not reply.calls:
+        return {**choice, "message": {**message, "content": reply.text}}
+    calls = [_call(call) for call in reply.calls]
+    return {
+        **choice,
+        "message": {**message, "content": reply.text or None, "tool_calls": calls},
+        "finish_reason": "tool_calls" if reason == "stop" else reason,
+    }
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    """A call in OpenAI's form."""
+    return {
+        "id": call.identifier,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
     }
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from edge.openai_fields import BodyError, Fields, parse_json, shown
 from edge.openai_messages import BodyMessage
 from edge.prompt import Message
-from edge.text_engine import TextEngine
 from edge.tool_calls import CLOSING, OPENING, call_text, json_text
 from edge.tools import Tool, ToolSet
 
@@ -27,10 +26,19 @@ _PROBE = {
 }
 
 
-def describes_tools(engine: TextEngine) -> bool:
+class Prompts(Protocol):
+    """What writes prompts; a TextEngine is one."""
+
+    def chat_tokens(
+        self, messages: Sequence[Message], variables: Mapping[str, object] | None = None
+    ) -> tuple[int, ...]: ...
+    def tokens_text(self, tokens: Sequence[int]) -> str: ...
+
+
+def describes_tools(prompts: Prompts) -> bool:
     """Whether the model's own template describes functions, and has calls written in the form that is read here."""
-    tokens = engine.chat_tokens([Message("user", "Hello")], {"tools": [_PROBE]})
-    written = engine.tokens_text(tokens)
+    tokens = prompts.chat_tokens([Message("user", "Hello")], {"tools": [_PROBE]})
+    written = prompts.tokens_text(tokens)
     return "probe_of_template" in written and OPENING in written
 
 

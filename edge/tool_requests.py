@@ -9,14 +9,19 @@ from edge.openai_request import ChatBody, requests_for, to_requests
 from edge.request import Request
 from edge.text_engine import TextEngine
 from edge.tool_grammar import reply_constraint
-from edge.tool_prompt import describes_tools, has_calls, prompt_messages, template_tools
-from edge.tools import ToolSet
+from edge.tool_prompt import Prompts, describes_tools, has_calls, prompt_messages, template_tools
+from edge.tools import ToolSet, parse_tools
+
+
+def tools_of(body: ChatBody) -> ToolSet | None:
+    """The functions of a body that may be called, if there are any. BodyError for what is wrong with them."""
+    return parse_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
 
 
 def chat_requests(body: ChatBody, tools: ToolSet | None, engine: TextEngine) -> list[Request]:
     """A request for each choice. EdgeError if the body asks for what cannot be done, or the template refuses it."""
     if tools is None and not has_calls(body.messages):
-        return to_requests(replace(body, tools=(), tool_choice=None), engine)
+        return to_requests(body, engine)
     tokens = chat_prompt(body, tools, engine)
     if tools is None:
         return requests_for(body, tokens, engine)
@@ -26,11 +31,11 @@ def chat_requests(body: ChatBody, tools: ToolSet | None, engine: TextEngine) -> 
     return requests_for(replace(body, constraint=reply_constraint(tools, body.constraint)), tokens, engine)
 
 
-def chat_prompt(body: ChatBody, tools: ToolSet | None, engine: TextEngine) -> tuple[int, ...]:
+def chat_prompt(body: ChatBody, tools: ToolSet | None, prompts: Prompts) -> tuple[int, ...]:
     """The prompt of a body, functions, calls and results included."""
-    is_native = (tools is not None or has_calls(body.messages)) and describes_tools(engine)
+    is_native = (tools is not None or has_calls(body.messages)) and describes_tools(prompts)
     messages = prompt_messages(body.messages, tools, is_native=is_native)
     variables = dict(body.template_variables)
     if tools is not None and is_native:
         variables["tools"] = template_tools(tools.tools)
-    return engine.chat_tokens(messages, variables or None)
+    return prompts.chat_tokens(messages, variables or None)

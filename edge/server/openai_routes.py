@@ -15,14 +15,14 @@ from fastapi.responses import JSONResponse
 from edge.openai_completions import completions_body, parse_completions, plain_requests
 from edge.openai_embeddings import check_dimensions, embeddings_body, parse_embeddings
 from edge.openai_request import ChatBody, parse_body
-from edge.openai_response import completion_body
+from edge.openai_response import completion_body, with_tool_calls
 from edge.server.answering import Answering, Answers, Asked
 from edge.server.json_body import json_of
 from edge.server.model_pool import ModelPool, ModelSource
 from edge.server.openai_chunks import CHAT, COMPLETION, ChunkForm, ChunkWriter, Head
 from edge.server.openapi_schemas import CHAT_REQUEST, COMPLETIONS_REQUEST, EMBEDDINGS_REQUEST, request_body
 from edge.server.streaming import SIGN_OF_LIFE, StreamedResponse
-from edge.server.tool_chunks import ToolChunkWriter, with_tool_calls
+from edge.server.tool_chunks import ToolChunkWriter
 from edge.tools import ToolSet, parse_tools
 
 router = APIRouter(tags=["OpenAI"])

@@ -1,4 +1,4 @@
-"""Answers with calls of functions in OpenAI's forms: whole, and as the chunks of a stream."""
+"""Answers with calls of functions as the chunks of a stream, in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -10,34 +10,7 @@ from edge.request import FinishEvent, TokenEvent, Usage
 from edge.server.openai_chunks import DONE, ChunkForm, Head
 from edge.server.replies import Numbered
 from edge.server.streaming import data_frame
-from edge.tool_calls import CallArguments, CallBegin, CallEnd, ReplyPart, ReplyReader, ReplyText, ToolCall, read_reply
-
-
-def call_body(call: ToolCall) -> dict[str, Any]:
-    """A call in OpenAI's form."""
-    return {
-        "id": call.identifier,
-        "type": "function",
-        "function": {"name": call.name, "arguments": call.arguments},
-    }
-
-
-def with_tool_calls(completion: dict[str, Any]) -> dict[str, Any]:
-    """A `chat.completion` with the calls in its texts taken out of them."""
-    return {**completion, "choices": [_choice_with_calls(choice) for choice in completion["choices"]]}
-
-
-def _choice_with_calls(choice: dict[str, Any]) -> dict[str, Any]:
-    message, reason = choice["message"], choice["finish_reason"]
-    reply = read_reply(message["content"])
-    if not reply.calls:
-        return {**choice, "message": {**message, "content": reply.text}}
-    calls = [call_body(call) for call in reply.calls]
-    return {
-        **choice,
-        "message": {**message, "content": reply.text or None, "tool_calls": calls},
-        "finish_reason": "tool_calls" if reason == "stop" else reason,
-    }
+from edge.tool_calls import CallArguments, CallBegin, CallEnd, ReplyPart, ReplyReader, ReplyText
 
 
 class ToolChunkWriter:

@@ -189,6 +189,65 @@ def test_every_choice_is_asked_for() -> None:
     assert answer["response"]["body"]["model"] == "demo"
 
 
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "find",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+CALL = '<tool_call>\n{"name": "find", "arguments": {"city": "Oslo"}}\n</tool_call>'
+
+
+def test_functions_are_told_of_and_their_calls_are_read() -> None:
+    engine = FakeEngine([CALL])
+    got = answers(batch_of(line_text("a", tools=[TOOL])), engine)
+    choice = got["a"]["response"]["body"]["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    assert [call["function"] for call in choice["message"]["tool_calls"]] == [
+        {"name": "find", "arguments": '{"city": "Oslo"}'}
+    ]
+    assert '"name": "find"' in engine.prompt(0)
+    constraint = engine.requests[0].constraint
+    assert constraint is not None and constraint.kind == "grammar"
+
+
+def test_functions_that_may_not_be_called_are_left_out() -> None:
+    engine = FakeEngine(["Rain."])
+    assert content_of(answers(batch_of(line_text("a", tools=[TOOL], tool_choice="none")), engine)["a"]) == "Rain."
+    assert engine.requests[0].constraint is None
+
+
+def test_calls_of_earlier_turns_and_their_results_are_told() -> None:
+    engine = FakeEngine()
+    call = {"id": "1", "type": "function", "function": {"name": "find", "arguments": '{"city": "Oslo"}'}}
+    messages = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "rain"},
+    ]
+    answers(batch_of(line_text("a", messages=messages)), engine)
+    assert CALL in engine.prompt(0)
+    assert "rain" in engine.prompt(0)
+
+
+def test_what_is_wrong_with_a_function_is_an_error_of_its_line() -> None:
+    got = answers(batch_of(line_text("a", tools=[TOOL, TOOL]), line_text("b")), FakeEngine())
+    assert {custom_id: status(answer) for custom_id, answer in got.items()} == {"a": 400, "b": 200}
+    assert (
+        got["a"]["response"]["body"]["error"]["message"] == "tools[1] has the name 'find', as another has. Rename one."
+    )
+
+
+def test_functions_count_in_the_length_of_the_prompt() -> None:
+    engine = FakeEngine()
+    plain = plan_batch(batch_of(line_text("a", max_tokens=30)), engine).longest_tokens
+    with_tools = plan_batch(batch_of(line_text("a", max_tokens=30, tools=[TOOL])), engine).longest_tokens
+    answers(batch_of(line_text("a", max_tokens=30, tools=[TOOL])), engine)
+    assert with_tools == len(engine.requests[0].prompt_tokens) + 30 > plain
+
+
 def test_response_format_reaches_the_engine() -> None:
     engine = FakeEngine()
     schema = {"type": "object", "properties": {"name": {"type": "string"}}}

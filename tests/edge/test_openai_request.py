@@ -329,20 +329,6 @@ def test_body_that_is_no_object_is_refused(value: object) -> None:
     assert message.startswith("The request is ")
 
 
-@pytest.mark.parametrize(
-    ("fields", "path"),
-    [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}, "tools"),
-        ({"messages": [*HELLO, {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[1].tool_calls"),
-    ],
-)
-def test_tools_are_read_but_not_yet_answered(fields: dict[str, Any], path: str) -> None:
-    with pytest.raises(BodyError, match=r"is not supported") as caught:
-        to_requests(parsed(**fields), FakeEngine())
-    assert caught.value.field == path
-    assert "response_format" in caught.value.hint
-
-
 # JSON
 
 
