@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench.throttling import run_vcgencmd
+from edge.throttling import run_vcgencmd
 
 _SAMPLE_SECONDS = 0.1
 _RAIL = re.compile(

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench.ceiling import last_cache_bytes
+from edge.ceiling import last_cache_bytes
 from edge.devices import examine_machine
 from edge.llama import system
 

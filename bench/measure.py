@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bench.energy import EnergyMeter
-from bench.throttling import ThrottleState, read_throttle_state, was_throttled
+from edge.throttling import ThrottleState, read_throttle_state, was_throttled
 
 _ATTEMPTS = 3
 _COOL_DOWN_SECONDS = 10.0

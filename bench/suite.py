@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.cases import BenchSettings, Subject, first_token_prompt, metric_kinds, opened
-from bench.ceiling import Bandwidth, ceiling, measure_bandwidth, weight_bytes_per_token
 from bench.energy import find_energy_meter, hidden_meter
 from bench.fresh_start import (
     FreshSettings,
@@ -23,6 +22,7 @@ from bench.machine import machine_record
 from bench.measure import Guard, Sample, measure_in_turn
 from bench.quality import Compared, Estimate, Quality, measure_quality
 from bench.record import Metric, MetricKind, ModelRecord, Record
+from edge.ceiling import Bandwidth, ceiling, measure_bandwidth, weight_bytes_per_token
 from edge.description import describe
 from edge.devices import read_ram
 from edge.gguf_file import read_gguf

@@ -9,7 +9,6 @@ assumptions for a usual machine: `this`, `--vram` and `--ram` say what is really
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -31,8 +30,6 @@ DEFAULT_GPU_OPERATIONS = 20e12
 OPERATIONS_PER_CORE = 30e9
 _DESCRIBED_CORES = 8
 _GPU_RESERVE_BYTES = 300_000_000
-_MEASURED_BYTES = 64 << 20
-_MEASUREMENTS = 3
 _X86_REPACKED = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
 _ARM_REPACKED = frozenset({"Q4_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "MXFP4", "Q8_0"})
 
@@ -109,7 +106,7 @@ def parse_bandwidth(text: str) -> float:
 def this_device(machine: Machine | None = None, *, measures_bandwidth: bool = True) -> Device:
     """This machine as it is now: memory that is free inside its limits, and its largest graphics card."""
     machine = machine or examine_machine()
-    bandwidth = measure_copy_bandwidth() if measures_bandwidth else DEFAULT_RAM_BANDWIDTH
+    bandwidth = _measured_bandwidth(machine) if measures_bandwidth else DEFAULT_RAM_BANDWIDTH
     card = _best_card() if any(gpu.has_driver for gpu in machine.gpus) else None
     return Device(
         name=THIS,
@@ -163,15 +160,11 @@ def repacked_types(simd: Collection[str]) -> frozenset[str]:
     return _ARM_REPACKED if "DOTPROD" in simd or "MATMUL_INT8" in simd else frozenset()
 
 
-def measure_copy_bandwidth() -> float:
-    """Bytes a second that one thread reads and writes when it copies: less than all cores together get."""
-    source, target = bytearray(_MEASURED_BYTES), bytearray(_MEASURED_BYTES)
-    fastest = float("inf")
-    for _ in range(_MEASUREMENTS):
-        start = time.perf_counter()
-        target[:] = source
-        fastest = min(fastest, time.perf_counter() - start)
-    return 2 * _MEASURED_BYTES / fastest
+def _measured_bandwidth(machine: Machine) -> float:
+    """Bytes a second that all cores together get."""
+    from edge.ceiling import measure_bandwidth
+
+    return measure_bandwidth(machine.cores.usable, available_bytes=machine.ram.available_bytes).highest
 
 
 def _of_profile(name: str, profile: Mapping[str, Any]) -> Device:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
+
+from edge.control_groups import group_folders, read_cpu_quota, read_memory_limit
+from edge.system_files import parse_fields, read_text
 
 GpuVendor = Literal["NVIDIA", "AMD", "Intel", "Apple"]
 
@@ -130,9 +132,9 @@ def physical_cores() -> int:
 
 
 def read_cpu(root: Path = Path("/")) -> Cpu:
-    cpuinfo = _text(root / "proc/cpuinfo")
+    cpuinfo = read_text(root / "proc/cpuinfo")
     if cpuinfo is not None:
-        board = (_text(root / "proc/device-tree/model") or "").strip("\0 \n")
+        board = (read_text(root / "proc/device-tree/model") or "").strip("\0 \n")
         return Cpu(name=cpu_name(cpuinfo) or board or platform.machine(), simd=simd_of_cpuinfo(cpuinfo))
     if sys.platform == "darwin":
         settings = parse_fields(_sysctl())
@@ -163,16 +165,6 @@ def _simd_names(flags: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def parse_fields(text: str) -> dict[str, str]:
-    """`name: value` lines; of a repeated name the first value counts (/proc/cpuinfo has a block for each CPU)."""
-    fields: dict[str, str] = {}
-    for line in text.splitlines():
-        name, colon, value = line.partition(":")
-        if colon:
-            fields.setdefault(name.strip(), value.strip())
-    return fields
-
-
 # Cores
 
 
@@ -195,13 +187,13 @@ def count_cores(root: Path, cpus: Iterable[int]) -> int:
     cpus = list(cpus)
     topology = root / "sys/devices/system/cpu"
     siblings = {
-        _text(topology / f"cpu{cpu}/topology/core_cpus_list")
-        or _text(topology / f"cpu{cpu}/topology/thread_siblings_list")
+        read_text(topology / f"cpu{cpu}/topology/core_cpus_list")
+        or read_text(topology / f"cpu{cpu}/topology/thread_siblings_list")
         for cpu in cpus
     }
     if None not in siblings:
         return len(siblings)
-    cores = cores_of_cpuinfo(_text(root / "proc/cpuinfo") or "")
+    cores = cores_of_cpuinfo(read_text(root / "proc/cpuinfo") or "")
     return len({cores.get(cpu, (cpu, "")) for cpu in cpus})
 
 
@@ -219,7 +211,7 @@ def cores_of_cpuinfo(cpuinfo: str) -> dict[int, tuple[str, str]]:
 
 
 def read_ram(root: Path = Path("/")) -> Ram:
-    meminfo = _text(root / "proc/meminfo")
+    meminfo = read_text(root / "proc/meminfo")
     if meminfo is None:
         import psutil
 
@@ -242,75 +234,13 @@ def parse_meminfo(meminfo: str) -> tuple[int, int]:
 
 def _free_swap(root: Path, meminfo: str) -> int:
     """Free swap in bytes, as far as the process's control groups allow it."""
-    limits = [(_text(folder / "memory.swap.max") or "").strip() for folder in _group_folders(root, "")]
+    limits = [(read_text(folder / "memory.swap.max") or "").strip() for folder in group_folders(root, "")]
     free = _kilobytes(meminfo).get("SwapFree", 0) * 1024
     return min([free, *(int(limit) for limit in limits if limit.isdigit())])
 
 
 def _kilobytes(meminfo: str) -> dict[str, int]:
     return {name: int(value.split()[0]) for name, value in parse_fields(meminfo).items() if value[:1].isdigit()}
-
-
-# Control groups: a limit holds for all groups below it, so the lowest limit from the process's group upwards counts
-
-
-def read_cpu_quota(root: Path = Path("/")) -> float | None:
-    quotas = [parse_cpu_max(text) for folder in _group_folders(root, "") if (text := _text(folder / "cpu.max"))]
-    for folder in _group_folders(root, "cpu"):
-        quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
-        if quota and period:
-            quotas.append(parse_cpu_max(f"{quota.strip()} {period.strip()}"))
-    return min((quota for quota in quotas if quota is not None), default=None)
-
-
-def parse_cpu_max(text: str) -> float | None:
-    """Cores' worth of time in "<microseconds> <period>"; "max" or -1 microseconds are no limit."""
-    quota, _, period = text.strip().partition(" ")
-    if not quota.isdigit() or not period.isdigit() or period == "0":
-        return None
-    return int(quota) / int(period)
-
-
-def read_memory_limit(root: Path = Path("/")) -> tuple[int | None, int]:
-    """The lowest limit in bytes (None: no limit) and what is left in the group that has the least left."""
-    limits = []
-    for controller, limit_file, usage_file, cache_name in (
-        ("", "memory.max", "memory.current", "inactive_file"),
-        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        for folder in _group_folders(root, controller):
-            limit = (_text(folder / limit_file) or "").strip()
-            if limit.isdigit():
-                used = int((_text(folder / usage_file) or "0").strip())
-                reclaimable = parse_memory_stat(_text(folder / "memory.stat") or "").get(cache_name, 0)
-                limits.append((int(limit), int(limit) - used + reclaimable))
-    if not limits:
-        return None, 0
-    return min(limit for limit, _ in limits), min(left for _, left in limits)
-
-
-def parse_memory_stat(text: str) -> dict[str, int]:
-    return {name: int(value) for name, value in re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE)}
-
-
-def parse_cgroup(text: str) -> dict[str, PurePosixPath]:
-    """The process's group for each controller of /proc/self/cgroup; the controller of version 2 is ""."""
-    groups = {}
-    for line in text.splitlines():
-        _, _, rest = line.partition(":")
-        controllers, colon, path = rest.partition(":")
-        if colon and path.startswith("/"):
-            groups.update({controller: PurePosixPath(path) for controller in controllers.split(",")})
-    return groups
-
-
-def _group_folders(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of the process's group and of the groups above it; a container often shows only the topmost."""
-    group = parse_cgroup(_text(root / "proc/self/cgroup") or "").get(controller, PurePosixPath("/"))
-    mount = root / "sys/fs/cgroup" / controller
-    for path in (group, *group.parents):
-        if ".." not in path.parts:
-            yield mount / str(path).lstrip("/")
 
 
 # Graphics
@@ -324,10 +254,10 @@ def read_gpus(root: Path = Path("/")) -> tuple[Gpu, ...]:
         _VENDOR_OF_PCI_ID[vendor]
         for path in sorted((root / "sys/class/drm").glob("card*/device/vendor"))
         if path.parent.parent.name.removeprefix("card").isdigit()
-        and (vendor := (_text(path) or "").strip()) in _VENDOR_OF_PCI_ID
+        and (vendor := (read_text(path) or "").strip()) in _VENDOR_OF_PCI_ID
     ]
     informations = sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))
-    nvidia = [Gpu("NVIDIA", nvidia_model(_text(path) or ""), has_driver=True) for path in informations]
+    nvidia = [Gpu("NVIDIA", nvidia_model(read_text(path) or ""), has_driver=True) for path in informations]
     if not nvidia and (root / "usr/lib/wsl/lib/libcuda.so.1").exists():
         nvidia = [Gpu("NVIDIA", "NVIDIA GPU of the Windows host", has_driver=True)]
     if not nvidia:
@@ -344,16 +274,6 @@ def read_gpus(root: Path = Path("/")) -> tuple[Gpu, ...]:
 def nvidia_model(information: str) -> str:
     """The card's name in /proc/driver/nvidia/gpus/*/information."""
     return parse_fields(information).get("Model") or "NVIDIA GPU"
-
-
-# Reading
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return None
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bench.measure import Guard, Observation, measure_in_turn
-from bench.throttling import ThrottleState
+from edge.throttling import ThrottleState
 
 
 @dataclass

@@ -23,10 +23,10 @@ from bench.suite import (
     speed_metrics,
     throttling_notes,
 )
-from bench.throttling import ThrottleState
 from convert.pipeline import write_checkpoint
 from edge.errors import EdgeError
 from edge.request import Completion, Timing, Usage
+from edge.throttling import ThrottleState
 from tests.tiny import write_tiny_checkpoint
 
 TINY = BenchSettings(

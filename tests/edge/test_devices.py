@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from edge import devices
+from edge import control_groups, devices
 from edge.devices import Cores, Cpu, Gpu, Ram
+from edge.system_files import parse_fields
 
 RYZEN = """processor\t: 0
 model name\t: AMD Ryzen 7 7840U
@@ -79,7 +80,7 @@ def test_board_without_a_name_in_cpuinfo_is_named_by_the_device_tree(root: Path)
 
 
 def test_apple_processor_has_the_instruction_sets_that_sysctl_says_are_on() -> None:
-    settings = devices.parse_fields(
+    settings = parse_fields(
         "hw.optional.neon: 1\nhw.optional.arm.FEAT_DotProd: 1\nhw.optional.arm.FEAT_I8MM: 0\nhw.ncpu: 1\n"
     )
     assert devices.simd_of_sysctl(settings) == ("ARM_FMA", "DOTPROD", "NEON")
@@ -133,11 +134,11 @@ def test_physical_cores_of_this_process_are_within_its_affinity() -> None:
     [("200000 100000\n", 2.0), ("50000 100000", 0.5), ("max 100000", None), ("-1 100000", None), ("", None)],
 )
 def test_cpu_max_is_read_as_cores(text: str, quota: float | None) -> None:
-    assert devices.parse_cpu_max(text) == quota
+    assert control_groups.parse_cpu_max(text) == quota
 
 
 def test_groups_of_both_versions_are_told_apart() -> None:
-    groups = devices.parse_cgroup(
+    groups = control_groups.parse_cgroup(
         "12:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n1:name=systemd:/\n0::/user.slice\n"
     )
     assert {name: str(path) for name, path in groups.items()} == {
@@ -153,24 +154,24 @@ def test_lowest_quota_on_the_way_up_counts(root: Path) -> None:
     write(root, "proc/self/cgroup", "0::/a.slice/b.scope\n")
     write(root, "sys/fs/cgroup/a.slice/cpu.max", "150000 100000\n")
     write(root, "sys/fs/cgroup/a.slice/b.scope/cpu.max", "max 100000\n")
-    assert devices.read_cpu_quota(root) == 1.5
+    assert control_groups.read_cpu_quota(root) == 1.5
 
 
 def test_quota_of_version_1_is_found_at_the_top_of_a_container(root: Path) -> None:
     write(root, "proc/self/cgroup", "4:cpu,cpuacct:/docker/abc\n")
     write(root, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "300000\n")
     write(root, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
-    assert devices.read_cpu_quota(root) == 3.0
+    assert control_groups.read_cpu_quota(root) == 3.0
 
 
 def test_no_quota_without_control_groups(root: Path) -> None:
-    assert devices.read_cpu_quota(root) is None
+    assert control_groups.read_cpu_quota(root) is None
 
 
 def test_group_path_that_climbs_out_is_not_followed(root: Path) -> None:
     write(root, "proc/self/cgroup", "0::/../../outside\n")
     write(root, "sys/outside/cpu.max", "100000 100000\n")
-    assert devices.read_cpu_quota(root) is None
+    assert control_groups.read_cpu_quota(root) is None
 
 
 def test_memory_without_a_limit_is_the_machines(root: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.gguf_file import GGUFFile
+from edge.system_files import read_word
 
 _REPEATS = 5
 _LEAST_BYTES = 256 << 20
@@ -123,10 +124,7 @@ def last_cache_bytes(root: Path = Path("/")) -> int:
     """The largest cache of the first processor; 0 where the system does not say."""
     sizes = [0]
     for path in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        try:
-            text = path.read_text("ascii").strip()
-        except OSError:
-            continue
+        text = read_word(path) or ""
         if text[:-1].isdigit() and text[-1] in "KM":
             sizes.append(int(text[:-1]) * (1 << (10 if text[-1] == "K" else 20)))
     return max(sizes)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.system_files import read_numbers
+
 _CURRENT_FLAGS = 0xF  # of get_throttled: under-voltage, frequency capped, throttled, soft temperature limit, all now
 _EVER_FLAGS = 0xF0000  # the same since the board was started
 Firmware = Callable[[], str | None]
@@ -81,10 +83,5 @@ def run_vcgencmd(question: str) -> str | None:
 
 
 def _sum_of(paths: list[Path]) -> int | None:
-    numbers = []
-    for path in paths:
-        try:
-            numbers.append(int(path.read_text("ascii")))
-        except (OSError, ValueError):
-            continue
+    numbers = read_numbers(iter(paths))
     return sum(numbers) if numbers else None

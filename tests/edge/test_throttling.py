@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.throttling import ThrottleState, parse_throttled, read_throttle_state, was_throttled
+from edge.throttling import ThrottleState, parse_throttled, read_throttle_state, was_throttled
 
 QUIET = ThrottleState(3, 4_000_000, 0)
 

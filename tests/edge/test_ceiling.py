@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.ceiling import Bandwidth, ceiling, last_cache_bytes, measure_bandwidth_over, weight_bytes_per_token
 from convert.pipeline import write_checkpoint
+from edge.ceiling import Bandwidth, ceiling, last_cache_bytes, measure_bandwidth_over, weight_bytes_per_token
 from edge.gguf_file import read_gguf
 from tests.tiny import write_tiny_checkpoint
 
