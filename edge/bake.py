@@ -1,11 +1,13 @@
 """A system text computed ahead: the beginning of every conversation with it, as a file beside the model.
 
+Where the folder of the model cannot be written, the file is kept among what edge remembers.
 An engine that opens the model finds such files by their names, and begins with one where a prompt does.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from edge.prefix_file import SUFFIX
 from edge.prompt import Message
 from edge.request import Request
 from edge.settings import SamplingSettings
+from edge.state_directory import baked_directory
 from edge.text_engine import TextEngine
 
 # first messages of different kinds: what their prompts share is what every prompt has
@@ -46,6 +49,10 @@ def bake(engine: TextEngine, system: str, path: Path) -> int:
 
 
 def baked_path(model: Path, system: str, adapters: Sequence[str] = ()) -> Path:
-    """Where the engine looks for what was baked: beside the model, with a part of its name for each system text."""
+    """Where the engine looks for what was baked: beside the model, with a part of its name for each system text.
+
+    In edge's own folder where that beside the model cannot be written.
+    """
     digest = hashlib.sha256(repr((system, tuple(adapters))).encode("utf-8", "surrogatepass")).hexdigest()
-    return model.with_name(f"{model.stem}.{digest[:8]}{SUFFIX}")
+    folder = model.parent if os.access(model.parent, os.W_OK) else baked_directory(model)
+    return folder / f"{model.stem}.{digest[:8]}{SUFFIX}"

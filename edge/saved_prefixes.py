@@ -1,7 +1,7 @@
 """Prefix files of an open model: writes what its sequences hold, and takes it in again.
 
-Files beside the model, named after it, are looked at when it is opened. Where a prompt begins with one, that is taken
-in instead of being computed.
+Files beside the model or in edge's own folder, named after it, are looked at when it is opened. Where a prompt begins
+with one, that is taken in instead of being computed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from edge.prefix_file import SUFFIX, PrefixFile, open_prefix, write_prefix
 from edge.prefix_identity import PrefixIdentity, identity_of
 from edge.settings import ModelSettings
 from edge.slot import AdapterSet
+from edge.state_directory import baked_directory
 
 
 class SavedPrefixes:
@@ -109,7 +110,8 @@ class SavedPrefixes:
 
 
 def _baked_paths(model: Path) -> list[Path]:
-    return sorted(model.parent.glob(f"{glob.escape(model.stem)}.*{SUFFIX}"))
+    folders = model.parent, baked_directory(model)
+    return [path for folder in folders for path in sorted(folder.glob(f"{glob.escape(model.stem)}.*{SUFFIX}"))]
 
 
 def _begins_with(prompt: Sequence[int], tokens: tuple[int, ...]) -> bool:

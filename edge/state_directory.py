@@ -1,7 +1,8 @@
-"""Where edge keeps what it remembers: the history of what was typed, and sessions."""
+"""Where edge keeps what it remembers: the history of what was typed, sessions, and prompts computed ahead."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -13,6 +14,12 @@ def state_directory() -> Path:
     from platformdirs import user_state_path
 
     return user_state_path("edge", appauthor=False)
+
+
+def baked_directory(model: Path) -> Path:
+    """For prompts that were computed ahead, where the model's own folder cannot be written."""
+    folder = hashlib.sha256(os.fsencode(model.absolute().parent)).hexdigest()
+    return state_directory() / "baked" / folder[:16]
 
 
 def sessions_directory() -> Path:

@@ -220,6 +220,23 @@ def test_baked_system_text_is_not_computed_again(family: str, own_model: Callabl
         assert first_turn(engine, "Where do they live?")[0] >= count  # and so does the next conversation
 
 
+def test_baked_system_text_is_found_where_the_folder_of_the_model_cannot_be_written(
+    own_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_STATE", str(tmp_path / "state"))
+    model = own_model("llama3")
+    monkeypatch.setattr("edge.bake.os.access", lambda path, mode: path != model.parent)
+    path = baked_path(model, SYSTEM)
+    assert path.is_relative_to(tmp_path / "state" / "baked")
+    other = model.parent.parent / "elsewhere" / model.name  # has the same name, and a place of its own
+    assert baked_path(other, SYSTEM).parent != path.parent
+    with Engine(model, SETTINGS) as engine:
+        count = bake(engine, SYSTEM, path)
+    assert [file.name for file in model.parent.iterdir()] == [model.name]
+    with Engine(model, SETTINGS) as engine:
+        assert first_turn(engine, "What do bees eat?")[0] == count
+
+
 def test_every_conversation_with_a_system_text_begins_with_its_tokens(own_model: Callable[[str], Path]) -> None:
     for family in FAMILIES:
         with Engine(own_model(family), SETTINGS) as engine:
