@@ -13,6 +13,7 @@ from convert.families import Family, check_reproducible, find_family
 from convert.hyperparameters import Hyperparameters
 from convert.metadata import model_metadata
 from convert.tensor_plan import TensorPlan, left_out_parts, parameter_count, plan_tensors
+from convert.tied_output import refuse_another_output
 from convert.tokenizer import Vocabulary, read_vocabulary
 from convert.vocabulary import Limitation
 from edge.gguf_format import MetadataEntry, TensorType
@@ -44,6 +45,7 @@ def checkpoint_source(checkpoint: Checkpoint) -> Source:
     family, shape, vocabulary = read_model(checkpoint)
     check_reproducible(family, shape)
     tensors = tuple(plan_tensors(family, shape, checkpoint.tensors))
+    refuse_another_output(family, tensors, checkpoint.tensors)
     metadata = model_metadata(checkpoint, family, shape, vocabulary, parameter_count(tensors))
     tokenizer_limitations = (limitation.words for limitation in vocabulary.limitations)
     return Source(

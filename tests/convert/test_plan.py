@@ -115,6 +115,24 @@ def test_copy_of_tied_embeddings_is_left_out_as_transformers_does(name: str, tin
     assert "output.weight" not in names
 
 
+@pytest.mark.parametrize("name", ["qwen3", "gemma2", "smollm2"])
+def test_output_that_differs_from_tied_embeddings_is_not_lost_in_silence(
+    name: str, tiny: TinyFolder, tmp_path: Path
+) -> None:
+    def add_another(weights: dict[str, Weights]) -> None:
+        embeddings = weights["model.embed_tokens.weight"]
+        output = embeddings.values.copy()
+        output[-1, -1] += 1
+        weights["lm_head.weight"] = Weights(embeddings.dtype, output)
+
+    error = refusal(edited_weights(tiny(name), tmp_path / "edited", add_another))
+    assert error.message == (
+        "The checkpoint ties its output to the embeddings, but 'lm_head.weight' has other values than"
+        " 'model.embed_tokens.weight'."
+    )
+    assert '"tie_word_embeddings" to false' in error.hint
+
+
 def test_extra_tensors_are_named(tiny: TinyFolder, tmp_path: Path) -> None:
     def add(*names: str) -> Edit:
         return lambda weights: weights.update({name: stored(np.zeros(4)) for name in names})
