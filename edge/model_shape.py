@@ -57,6 +57,8 @@ class ModelShape:
     layers: tuple[Layer, ...]
     hidden: int
     vocabulary: int
+    merges: int
+    """Of its byte-pair encoding; 0 where tokens have scores instead."""
     context_tokens: int
     """What it was trained on."""
     sliding_window: int
@@ -213,6 +215,7 @@ def _read_shape(keys: _Keys, vocabulary: int, *, is_gated: bool) -> ModelShape:
         layers=tuple(_layers(keys, count, slides)),
         hidden=keys.count("embedding_length"),
         vocabulary=vocabulary,
+        merges=keys.merges(vocabulary),
         context_tokens=keys.count("context_length"),
         sliding_window=window,
         experts=keys.count("expert_count", 0),
@@ -252,6 +255,12 @@ class _Keys:
                 hint="It is no language model that llama.cpp runs: see what it has with edge inspect.",
             )
         return default
+
+    def merges(self, vocabulary: int) -> int:
+        """Merges of the tokenizer; where no tokenizer is told, as many as tokens, but for Gemma's, which has none."""
+        if "tokenizer.ggml.tokens" in self._metadata:
+            return len(self._metadata.get("tokenizer.ggml.merges", ()))
+        return 0 if self.architecture.startswith("gemma") else vocabulary
 
     def per_layer(self, name: str, layers: int, default: int) -> list[int]:
         value = self.value(name)

@@ -110,8 +110,8 @@ def test_obstacle_that_is_only_slow_says_so() -> None:
         ),
         (
             ("--ram", "2GB"),
-            f"{GEMMA} fits nowhere on described: Q2_K with 512 tokens of context needs 4.37 GB of main memory,"
-            " 2.37 GB more than is free.",
+            f"{GEMMA} fits nowhere on described: Q2_K with 512 tokens of context needs 4.31 GB of main memory,"
+            " 2.31 GB more than is free.",
             "The largest known model that fits is stabilityai/stablelm-2-1_6b in Q4_K_M, a file of 1.03 GB.",
         ),
     ],

@@ -189,7 +189,7 @@ def test_server_says_in_its_log_what_it_gives_up(
 def test_real_model_is_opened_as_it_fits_and_answers(demo_gguf: Path) -> None:
     told: list[str] = []
     fitted = fit_model(demo_gguf, Wanted())
-    assert fitted.line == "Using 8,192 tokens of context: about 385 MB of memory."
+    assert fitted.line == "Using 8,192 tokens of context: about 378 MB of memory."
     with fitted.open(lambda settings: Engine(fitted.file, settings, isolate=False), told.append) as engine:
         assert engine.context_tokens == 8192 and not told
         tokens = engine.text_tokens("The capital of France is")

@@ -117,3 +117,9 @@ def test_file_that_is_no_language_model_is_refused() -> None:
         model_of({"general.architecture": "clip"}, [])
     assert caught.value.message == "The model does not say its clip.vocab_size."
     assert "edge inspect" in caught.value.hint
+
+
+def test_merges_are_those_of_the_tokenizer_or_as_many_as_tokens(demo_gguf: Path) -> None:
+    assert stored_model(read_gguf(demo_gguf)).shape.merges == 48_900
+    for architecture, merges in (("llama", 1000), ("gemma2", 0)):
+        assert model_of(keys_of(architecture), ()).shape.merges == merges, "a configuration tells no tokenizer"

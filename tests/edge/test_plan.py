@@ -103,7 +103,7 @@ def test_file_whose_quantization_is_unknown_is_planned_without_a_cost() -> None:
 def test_model_that_fits_nowhere_is_refused_with_what_is_missing() -> None:
     with pytest.raises(EdgeError) as caught:
         make_plan(candidates(GEMMA), device_of(0, 2))
-    needed = "Q2_K with 512 tokens of context needs 4.37 GB of main memory, 2.37 GB more than is free."
+    needed = "Q2_K with 512 tokens of context needs 4.31 GB of main memory, 2.31 GB more than is free."
     assert caught.value.message == needed
     assert caught.value.hint == "Choose a smaller model, or a device with more memory."
 
