@@ -13,7 +13,7 @@ from edge.errors import EdgeError
 from edge.results import Json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from edge.constraint import Constraint
     from edge.engine import Engine
@@ -263,8 +263,13 @@ def resolve_model(model: str, quantization: str | None) -> Path:
     from edge.models import resolve
     from edge.terminal import byte_progress
 
+    def choose(reference: str, gguf_bytes: Mapping[str, int]) -> str | None:
+        from edge.quantization_choice import choose_quantization
+
+        return choose_quantization(reference, gguf_bytes)
+
     with byte_progress("Converting") as progress:
-        return resolve(model, quantization=quantization, progress=progress)
+        return resolve(model, quantization=quantization, progress=progress, choose=choose)
 
 
 def _answer(engine: Engine, request: Request, as_json: bool) -> None:

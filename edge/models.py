@@ -16,7 +16,7 @@ from edge.conversion_record import record_conversion
 from edge.demo import DEMO_NAME, build_demo_checkpoint, find_demo_gguf
 from edge.errors import EdgeError
 from edge.hub import Hub, HuggingFaceHub
-from edge.pull import DEFAULT_QUANTIZATION, Puller, find_current
+from edge.pull import DEFAULT_QUANTIZATION, Chooser, Puller, find_current
 from edge.store import Store
 from edge.store_record import Record, Source
 from edge.terminal import byte_progress
@@ -37,15 +37,19 @@ def resolve(
     progress: ProgressCallback | None = None,
     hub: Hub | None = None,
     converter: Converter = convert_in_process,
+    choose: Chooser | None = None,
 ) -> Path:
     """The GGUF file that `reference` means, converted or downloaded when it is not on this disk yet.
 
     A path wins over a name on the hub; `demo` is always the demo model (a directory of that name is `./demo`). A name
-    on the hub that was resolved once keeps its file, without another look at the hub. EdgeError when nothing fits.
+    on the hub that was resolved once keeps its file, without another look at the hub. Where no quantization is asked
+    for and none is there, `choose` says which. EdgeError when nothing fits.
     """
     if is_file(reference):
         return _file(Path(reference).expanduser(), quantization)
-    record = obtain(reference, quantization=quantization, progress=progress, hub=hub, converter=converter)
+    record = obtain(
+        reference, quantization=quantization, progress=progress, hub=hub, converter=converter, choose=choose
+    )
     store = Store(cache_directory())
     store.mark_used(record)
     return store.paths(record)[0]
@@ -58,6 +62,7 @@ def obtain(
     progress: ProgressCallback | None = None,
     hub: Hub | None = None,
     converter: Converter = convert_in_process,
+    choose: Chooser | None = None,
 ) -> Record:
     """The model that `reference` means, in the store: as `resolve`, for what is not a file of a person's own."""
     cache = ConversionCache(cache_directory(), converter, progress)
@@ -67,7 +72,7 @@ def obtain(
         return _demo(store, cache, _one_quantization(quantization, demo["quantization"]))
     if os.path.isdir(place):  # noqa: PTH112
         directory = Path(place).resolve()
-        wanted = _one_quantization(quantization) or DEFAULT_QUANTIZATION
+        wanted = _one_quantization(quantization) or _quantization_of(store, directory, choose)
         gguf = cache.gguf(directory, name=directory.name, origin=str(directory), quantization=wanted)
         name = f"{directory.name.replace(':', '-')}:{wanted}"
         return record_conversion(store, gguf, directory, name, str(directory), byte_progress)
@@ -77,7 +82,21 @@ def obtain(
     repository = name_on_hub["repository"]
     wanted_or_none = _one_quantization(quantization, name_on_hub["quantization"])
     known = find_current(store, f"{repository}:{wanted_or_none}" if wanted_or_none else repository)
-    return known or puller(hub, converter).pull(repository, wanted_or_none)
+    return known or puller(hub, converter).pull(repository, wanted_or_none, choose)
+
+
+def _quantization_of(store: Store, directory: Path, choose: Chooser | None) -> str:
+    """The quantization of a checkpoint where none is asked for: what it was converted to last, or the one to choose."""
+    if choose is None:
+        return DEFAULT_QUANTIZATION
+    made = [
+        record
+        for record in store.records()
+        if record.origin == str(directory) and find_current(store, record.name) is not None
+    ]
+    if made:
+        return max(made, key=store.last_used).name.rpartition(":")[2]
+    return choose(str(directory), {}) or DEFAULT_QUANTIZATION
 
 
 def puller(hub: Hub | None = None, converter: Converter = convert_in_process) -> Puller:

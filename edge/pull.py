@@ -6,7 +6,7 @@ Which name a person gave, and what else a model may be, is for `edge.models`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from edge.stored_files import Display
 
 DEFAULT_QUANTIZATION = "Q4_K_M"
+Chooser = Callable[[str, Mapping[str, int]], str | None]
+"""Takes a reference and the bytes of its GGUF files by quantization, none for a checkpoint; gives the one to take."""
 
 
 def find_current(store: Store, name: str) -> Record | None:
@@ -43,8 +45,10 @@ class Puller:
     hub: Hub
     display: Display
 
-    def pull(self, repository: str, quantization: str | None) -> Record:
+    def pull(self, repository: str, quantization: str | None, choose: Chooser | None = None) -> Record:
         """The model, from the store or else from the hub, which is asked for its newest commit.
+
+        Where no quantization is asked for, `choose` says which.
 
         A repository of which a checkpoint is in the store stays at that commit, so that its conversions agree.
         """
@@ -59,14 +63,17 @@ class Puller:
                 if checkpoint is None:
                     raise
                 return self._keep(self._convert(checkpoint, quantization or DEFAULT_QUANTIZATION), quantization)
-            if gguf := choose_gguf(repository, listing.names, quantization):
+            wanted_type = quantization
+            if wanted_type is None and choose:
+                wanted_type = choose(repository, _gguf_bytes(listing))
+            if gguf := choose_gguf(repository, listing.names, wanted_type):
                 record = self._download(listing, gguf)
             else:
                 wanted = checkpoint_names(listing.names)
                 if not wanted:
                     refuse_repository(listing, quantization)
-                checkpoint = self._checkpoint(listing, wanted, quantization or DEFAULT_QUANTIZATION)
-                record = self._convert(checkpoint, quantization or DEFAULT_QUANTIZATION)
+                checkpoint = self._checkpoint(listing, wanted, wanted_type or DEFAULT_QUANTIZATION)
+                record = self._convert(checkpoint, wanted_type or DEFAULT_QUANTIZATION)
             return self._keep(record, quantization)
 
     def pull_locked(self, locked: LockedModel, lockfile: Path) -> Record:
@@ -212,6 +219,14 @@ class Puller:
             f" {locked.converted[0].sha256[:16]}...: it was made by another version of edge or llama.cpp.",
             hint="Install the versions that made it, or take the file itself: edge pull ... --bundle FILE",
         )
+
+
+def _gguf_bytes(listing: RepositoryFiles) -> Mapping[str, int]:
+    """The sizes of a repository's GGUF models by quantization, all parts of each together."""
+    found = gguf_by_quantization(listing.names)
+    return {
+        label: sum(listing.files[name].size_bytes or 0 for name in names) for label, names in found.items() if label
+    }
 
 
 def _locked_listing(locked: LockedModel) -> RepositoryFiles:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge.errors import EdgeError
-from edge.model_commands import GpuLayers, KVCacheType, Ubatch, wanted_model
+from edge.model_commands import GpuLayers, KVCacheType, Ubatch, resolve_model, wanted_model
 
 if TYPE_CHECKING:
     from edge.fitted_model import Wanted
@@ -154,15 +154,12 @@ def _sources(
 ) -> list[ModelSource]:
     """The models' files, converted or downloaded where need be; adapters are for the first one."""
     from edge.adapters import resolve_adapter
-    from edge.models import resolve
     from edge.server.model_files import fitted_source
-    from edge.terminal import byte_progress
 
     sources = []
     for index, given in enumerate(references):
         name, reference = _named(given)
-        with byte_progress("Converting") as progress:
-            path = resolve(reference, quantization=quantization, progress=progress)
+        path = resolve_model(reference, quantization)
         adapters = tuple(resolve_adapter(each, path) for each in lora) if index == 0 else ()
         chosen = wanted.with_settings(adapters=adapters)
         sources.append(fitted_source(name or _name_of(reference, path), path, chosen, limit_bytes))

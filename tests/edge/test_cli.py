@@ -34,7 +34,9 @@ class Opened:
         self.settings = ModelSettings()
         self.isolate: bool | None = None
 
-    def resolve(self, reference: str, *, quantization: str | None = None, progress: object = None) -> Path:
+    def resolve(
+        self, reference: str, *, quantization: str | None = None, progress: object = None, choose: object = None
+    ) -> Path:
         self.reference, self.quantization = reference, quantization
         return self.path
 
