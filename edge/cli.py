@@ -46,12 +46,19 @@ def _options(show_version: Annotated[bool, typer.Option("--version", help="Print
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(help="Model whose decoding is measured; default: the demo, if installed.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Show what this machine and this installation can do, and what to change."""
-    from edge.doctor import examine, render
-    from edge.models import cache_directory
+    from edge.demo import find_demo_gguf
+    from edge.doctor import examine
+    from edge.doctor_report import render
+    from edge.models import cache_directory, resolve
 
-    report = examine(cache_directory())
+    report = examine(cache_directory(), resolve(model) if model else find_demo_gguf())
     print_result(report.to_json(), [render(report)], as_json)
 
 

@@ -10,9 +10,13 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from edge import doctor
+from edge import doctor, doctor_findings, doctor_report
+from edge.ceiling import Bandwidth
 from edge.devices import Cores, Cpu, Gpu, Machine, Ram
-from edge.doctor import Disk, Finding, Installation, Report, findings
+from edge.doctor import Report
+from edge.doctor_facts import Conditions, Disk, Installation, read_disk
+from edge.doctor_findings import findings
+from edge.finding import Finding
 from edge.llama import library
 from edge.llama.system import ComputeDevice
 
@@ -35,6 +39,7 @@ INSTALLATION = Installation(
 )
 DISK = Disk("/home/ada/.cache/edge", 500 * 10**9, 100 * 10**9)
 NVIDIA = Gpu("NVIDIA", "NVIDIA GeForce RTX 3060", has_driver=True)
+BANDWIDTH = Bandwidth(8, 1 << 28, 1 << 25, read=50e9, copy=40e9, triad=30e9)
 INSTALL = "pip install --force-reinstall --no-deps --no-cache-dir llama-cpp-python==0.3.36"
 
 
@@ -50,12 +55,12 @@ def only(machine: Machine = MACHINE, installation: Installation = INSTALLATION, 
 
 
 def report(*judged: Finding, machine: Machine = MACHINE, installation: Installation = INSTALLATION) -> Report:
-    return Report(machine, installation, 8, DISK, judged)
+    return Report(machine, installation, 8, DISK, judged, Conditions(), BANDWIDTH)
 
 
 def shown(subject: Report, width: int = 80) -> str:
     console = Console(width=width, file=io.StringIO())
-    console.print(doctor.render(subject))
+    console.print(doctor_report.render(subject))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -167,7 +172,7 @@ def test_quantizing_without_our_own_module_is_found_with_the_way_to_compile_it(
 ) -> None:
     records = [None, json.dumps(origin) if origin else None]
     found_twice = [SimpleNamespace(read_text=lambda file, text=text: text) for text in records]
-    monkeypatch.setattr(doctor, "distributions", lambda name: found_twice)
+    monkeypatch.setattr(doctor_findings, "distributions", lambda name: found_twice)
     finding = only(installation=replace(INSTALLATION, encoder="ggml"))
     assert finding.what.startswith("Conversions quantize with ggml's functions, which take several times as long")
     assert "install a C compiler" in finding.hint
@@ -186,7 +191,7 @@ def test_types_that_are_left_to_ggml_are_shown() -> None:
 
 def test_powershell_gets_its_own_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
-    assert doctor.reinstall_command("-DGGML_CUDA=on", None) == (
+    assert doctor_findings.reinstall_command("-DGGML_CUDA=on", None) == (
         '$env:CMAKE_ARGS="-DGGML_CUDA=on"; pip install --force-reinstall --no-deps --no-cache-dir llama-cpp-python'
     )
 
@@ -238,7 +243,7 @@ def test_json_holds_the_whole_report() -> None:
 
 
 def test_disk_is_measured_where_the_folder_will_be(tmp_path: Path) -> None:
-    disk = doctor.read_disk(tmp_path / "not" / "yet")
+    disk = read_disk(tmp_path / "not" / "yet")
     assert disk.path == str(tmp_path / "not" / "yet")
     assert 0 < disk.free_bytes <= disk.total_bytes
 
