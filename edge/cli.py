@@ -48,7 +48,8 @@ def _options(show_version: Annotated[bool, typer.Option("--version", help="Print
 @app.command()
 def doctor(
     model: Annotated[
-        str | None, typer.Argument(help="Model whose decoding is measured; default: the demo, if installed.")
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="Model whose decoding is measured; default: the demo, if installed."),
     ] = None,
     as_json: Json = False,
 ) -> None:
