@@ -69,6 +69,8 @@ def chat_body(line: Line) -> ChatBody:
             raise refusal(name, request.members[name], only)
     request.require("body")
     body = parse_body(request.members["body"])
+    if body.session is not None:
+        raise BodyError("session is given.", hint="Sessions are a server's: leave it out.", field="session")
     if body.is_streamed:
         raise BodyError("stream is true.", hint="Answers of a batch are not streamed: leave it out.", field="stream")
     return body

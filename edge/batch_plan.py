@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from edge.batch_input import Line, chat_body
 from edge.errors import EdgeError
 from edge.gguf_file import GGUFFile
+from edge.known_tokens import with_known_tokens
 from edge.llama.model import Model
 from edge.prompt import Message, PromptTemplate
 from edge.tool_prompt import Prompts
@@ -85,9 +86,14 @@ class _VocabularyPrompts:
         self._template = PromptTemplate.of_model(model.chat_template, model.vocab)
 
     def chat_tokens(
-        self, messages: Sequence[Message], variables: Mapping[str, object] | None = None
+        self,
+        messages: Sequence[Message],
+        variables: Mapping[str, object] | None = None,
+        known_tokens: Sequence[int] = (),
     ) -> tuple[int, ...]:
-        return tuple(self._template.tokens(messages, self._vocab, variables=variables))
+        return with_known_tokens(
+            self._template.tokens(messages, self._vocab, variables=variables), known_tokens, self._vocab
+        )
 
     def tokens_text(self, tokens: Sequence[int]) -> str:
         return b"".join(map(self._vocab.piece, tokens)).decode("utf-8", "replace")

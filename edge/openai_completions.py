@@ -17,7 +17,7 @@ _UNSUPPORTED = {
     "echo": "Put the prompt in front of the text yourself.",
 }
 _OF_CHATS = frozenset({"messages", "modalities", "top_logprobs", "chat_template_kwargs", "max_completion_tokens"}) | {
-    "tools", "tool_choice", "parallel_tool_calls"
+    "tools", "tool_choice", "parallel_tool_calls", "session"
 }  # fmt: skip
 _KNOWN = sorted((set(KNOWN_FIELDS) - _OF_CHATS) | {"prompt", "best_of"} | _UNSUPPORTED.keys())
 

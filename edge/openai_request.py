@@ -6,6 +6,7 @@ fields there are those of `SamplingSettings` under their own names, and what els
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -23,6 +24,7 @@ MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
 _SEEDS = 2**32
 _MAX_VARIABLE_NESTING = 32
+_SESSION_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 _ANY_OBJECT = {"type": "object"}
 
 WITHOUT_EFFECT = frozenset(
@@ -44,7 +46,7 @@ _SETTINGS: dict[str, Any] = {
 }
 _OWN = frozenset(
     {"stop_tokens", "min_tokens", "ignore_eos", "regex", "grammar", "lora", "priority", "deadline_seconds"}
-    | {"chat_template_kwargs"}
+    | {"chat_template_kwargs", "session"}
 )
 _OPENAI = frozenset(
     {"messages", "model", "max_tokens", "max_completion_tokens", "n", "stop", "seed", "logit_bias", "logprobs"}
@@ -80,6 +82,10 @@ class ChatBody:
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: str | Mapping[str, Any] | None = None
     parallel_tool_calls: bool = True
+    session: str | None = None
+    """The name under which a server remembers the tokens of this conversation."""
+    known_tokens: tuple[int, ...] = ()
+    """Those of an earlier request of the session and its answer: where the prompt begins so, it is written in them."""
 
 
 def parse_body(value: object) -> ChatBody:
@@ -120,6 +126,7 @@ def parse_options(body: Fields, messages: Callable[[], tuple[BodyMessage, ...]] 
         tools=tools,
         tool_choice=tool_choice,
         parallel_tool_calls=True if parallel_tool_calls is None else parallel_tool_calls,
+        session=_session(body),
     )
 
 
@@ -272,6 +279,13 @@ def _template_variables(body: Fields) -> dict[str, Any]:
         hint = f"At most {_MAX_VARIABLE_NESTING} levels are passed on."
         raise BodyError("chat_template_kwargs is nested too deeply.", hint=hint, field="chat_template_kwargs")
     return variables.members
+
+
+def _session(body: Fields) -> str | None:
+    name = body.text("session")
+    if name is not None and not _SESSION_NAME.fullmatch(name):
+        raise refusal("session", name, "a name of up to 64 letters, digits, and between them '-', '_' and '.'")
+    return name
 
 
 def _check_modalities(body: Fields) -> None:

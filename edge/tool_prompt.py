@@ -30,7 +30,10 @@ class Prompts(Protocol):
     """What writes prompts; a TextEngine is one."""
 
     def chat_tokens(
-        self, messages: Sequence[Message], variables: Mapping[str, object] | None = None
+        self,
+        messages: Sequence[Message],
+        variables: Mapping[str, object] | None = None,
+        known_tokens: Sequence[int] = (),
     ) -> tuple[int, ...]: ...
     def tokens_text(self, tokens: Sequence[int]) -> str: ...
 

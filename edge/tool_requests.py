@@ -20,7 +20,7 @@ def tools_of(body: ChatBody) -> ToolSet | None:
 
 def chat_requests(body: ChatBody, tools: ToolSet | None, engine: TextEngine) -> list[Request]:
     """A request for each choice. EdgeError if the body asks for what cannot be done, or the template refuses it."""
-    if tools is None and not has_calls(body.messages):
+    if tools is None and not has_calls(body.messages) and not body.known_tokens:
         return to_requests(body, engine)
     tokens = chat_prompt(body, tools, engine)
     if tools is None:
@@ -38,4 +38,4 @@ def chat_prompt(body: ChatBody, tools: ToolSet | None, prompts: Prompts) -> tupl
     variables = dict(body.template_variables)
     if tools is not None and is_native:
         variables["tools"] = template_tools(tools.tools)
-    return prompts.chat_tokens(messages, variables or None)
+    return prompts.chat_tokens(messages, variables or None, body.known_tokens)

@@ -17,12 +17,13 @@ from edge.checked import CheckedStream
 from edge.errors import EdgeError, EngineFailedError
 from edge.openai_request import ChatBody
 from edge.openai_response import Answer, collect
-from edge.request import EngineStatus, Event, FinishEvent, Request
+from edge.request import EngineStatus, Event, FinishEvent, Request, TokenEvent
 from edge.server.errors import RefusedError
 from edge.server.metrics import AnswerMetrics, Metrics
 from edge.server.model_pool import LoadedModel, ModelPool
 from edge.server.replies import Numbered, Replies, Waker
 from edge.server.server_settings import ServerSettings
+from edge.server.sessions import SessionKey, Sessions
 from edge.stream import Stream
 from edge.text_engine import TextEngine
 from edge.tool_grammar import submit_with_tools
@@ -64,6 +65,10 @@ class Answers:
         self.requests = requests
         self._replies = replies
         self._metrics = metrics
+        self.held_tokens: list[int] | None = None
+        """Prompt and answer of the first completion, if they are wanted: None is replaced by a list for that."""
+        self.is_complete = False
+        """Whether the first completion has come to its end."""
 
     async def batches(self) -> AsyncIterator[list[Numbered]]:
         """Events with the number of their completion, all that have arrived at a time; an empty list now and then when
@@ -71,9 +76,18 @@ class Answers:
         async for batch in self._replies.batches(PAUSE_SECONDS):
             if batch:
                 self._metrics.note(batch)
+                if self.held_tokens is not None:
+                    self._hold(batch, self.held_tokens)
             if any(isinstance(event, FinishEvent) and event.reason == "cancelled" for _, event in batch):
                 raise EngineFailedError("The model was closed.", hint="Send the request again.")
             yield batch
+
+    def _hold(self, batch: Sequence[Numbered], held: list[int]) -> None:
+        for number, event in batch:
+            if number == 0 and isinstance(event, FinishEvent):
+                self.is_complete = True
+            elif number == 0 and isinstance(event, TokenEvent):
+                held.append(event.token)
 
     async def collected(self) -> list[Answer]:
         """All of it, one answer for each completion. EdgeError if the engine gives up."""
@@ -91,6 +105,9 @@ class Answering:
         self.pool = pool
         self._settings = settings
         self._metrics = metrics
+        self._sessions = Sessions(
+            settings.sessions_folder, most=settings.max_sessions, most_bytes=settings.max_session_bytes
+        )
         self._waker = Waker(asyncio.get_running_loop())
         self._submitting = ThreadPoolExecutor(_SUBMITTING_THREADS, thread_name_prefix="edge-submit")
         self._embedding: dict[str, asyncio.Lock] = {}
@@ -102,9 +119,12 @@ class Answering:
 
     @contextlib.asynccontextmanager
     async def chat(
-        self, body: ChatBody, tools: ToolSet | None = None, *, prompt_field: str = "messages"
+        self, body: ChatBody, tools: ToolSet | None = None, *, prompt_field: str = "messages", owner: str = ""
     ) -> AsyncIterator[Answers]:
-        """The answers to a conversation, as many as it asks for. EdgeError before the block if there will be none."""
+        """The answers to a conversation, as many as it asks for. EdgeError before the block if there will be none.
+
+        `owner` tells sessions of one name apart.
+        """
         self._check_limits(body, prompt_field)
         submit = _submit_as_it_is
         if tools is not None:
@@ -113,9 +133,21 @@ class Answering:
             def submit(request: Request, engine: TextEngine) -> Stream | CheckedStream:
                 return submit_with_tools(request, engine, offered, body.constraint)
 
-        asked = Asked(body.model, lambda engine: chat_requests(body, tools, engine), prompt_field, submit)
-        async with self.ask(asked) as answers:
+        key = None if body.session is None else SessionKey(owner, body.model or self.pool.default_name, body.session)
+
+        def make_requests(engine: TextEngine) -> Sequence[Request]:
+            known = self._sessions.resume(key, engine) if key else ()
+            return chat_requests(replace(body, known_tokens=known), tools, engine)
+
+        async with self.ask(Asked(body.model, make_requests, prompt_field, submit)) as answers:
+            if key is None:
+                yield answers
+                return
+            answers.held_tokens = held = list(answers.requests[0].prompt_tokens)
             yield answers
+            if answers.is_complete:
+                keep = self._submitting.submit(self._sessions.keep, key, tuple(held), answers.model.engine)
+                await asyncio.wrap_future(keep)
 
     @contextlib.asynccontextmanager
     async def ask(self, asked: Asked) -> AsyncIterator[Answers]:

@@ -109,7 +109,7 @@ class Gate:
                 await exchange.allow()
                 return
             if exchange.path not in OPEN_PATHS and not exchange.path.startswith(OPEN_PREFIX):
-                self._access.check_key(exchange.headers)
+                exchange.scope["state"]["owner"] = self._access.check_key(exchange.headers)
             self._check_doors(exchange)
             body = await self._body(exchange)
             async with _UntilGone(exchange):

@@ -34,7 +34,7 @@ async def chat_completions(request: Request) -> Response:
     body = parse_body(await json_of(request))
     answering: Answering = request.app.state.answering
     tools = await _tools(answering, body)
-    answer = answering.chat(body, tools)
+    answer = answering.chat(body, tools, owner=request.state.owner)
     if body.is_streamed:
         return await StreamedResponse.of(_frames(answer, CHAT, "chatcmpl", body, has_tools=tools is not None))
     async with answer as answers:

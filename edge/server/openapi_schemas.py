@@ -177,6 +177,11 @@ CHAT_REQUEST: Schema = {
         "tools": {"type": "array", "maxItems": 128, "items": _TOOL},
         "tool_choice": _TOOL_CHOICE,
         "parallel_tool_calls": {**_FLAG, "default": True},
+        "session": {
+            **_TEXT,
+            "pattern": "^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$",
+            "description": "A name, for the tokens of this conversation to be remembered under.",
+        },
         "chat_template_kwargs": {"type": "object", "description": "Values that the model's template reads."},
         **_OPTIONS,
     },

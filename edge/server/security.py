@@ -88,14 +88,17 @@ class Access:
             code="origin_not_allowed",
         )
 
-    def check_key(self, headers: Headers) -> None:
-        """RefusedError without one of the keys, in the header of OpenAI's clients or of Anthropic's."""
+    def check_key(self, headers: Headers) -> str:
+        """RefusedError without one of the keys, in the header of OpenAI's clients or of Anthropic's.
+
+        Gives the key's digest, by which what belongs to it is told apart; "" where no key is asked for.
+        """
         if not self.needs_key:
-            return
+            return ""
         scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
         given = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
         if given and self._is_key(given):
-            return
+            return _digest(given).hex()
         raise RefusedError(
             "The API key is wrong." if given else "An API key is needed.",
             hint="Send it as Authorization: Bearer KEY.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from math import isfinite
+from pathlib import Path
 
 from edge.errors import EdgeError
 
@@ -38,6 +39,11 @@ class ServerSettings:
     """At once, those that wait for the engine included; one more is refused."""
     drain_seconds: float = 60.0
     """For running requests to finish, once the server is asked to end."""
+    sessions_folder: Path | None = None
+    """Where what was computed for sessions is kept over a restart; None: sessions end with the server."""
+    max_sessions: int = 64
+    max_session_bytes: int = 4 << 30
+    """Of all their files together."""
     logs_prompts: bool = False
     """Whether the log shows what is asked. It is private, so that it does not unless a person wants it."""
 
@@ -52,6 +58,8 @@ class ServerSettings:
             ("max_answer_tokens", self.max_answer_tokens is None or self.max_answer_tokens >= 1, "at least 1"),
             ("answer_seconds", self.answer_seconds > 0 and isfinite(self.answer_seconds), "above 0"),
             ("max_open_requests", self.max_open_requests >= 1, "at least 1"),
+            ("max_sessions", self.max_sessions >= 1, "at least 1"),
+            ("max_session_bytes", self.max_session_bytes >= 0, "at least 0"),
             ("drain_seconds", self.drain_seconds >= 0, "at least 0"),
         )
         for name, holds, rule in limits:
