@@ -73,6 +73,9 @@ def serve(
         list[str] | None,
         typer.Option("--lora", metavar="FILE[:SCALE]", help="A LoRA adapter of the first model; repeatable."),
     ] = None,
+    sessions: Annotated[
+        Path | None, typer.Option("--sessions", metavar="DIR", help="Keep the sessions of requests over a restart.")
+    ] = None,
     logs_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Show in the log what is asked, which is private.")
     ] = False,
@@ -91,6 +94,7 @@ def serve(
         api_keys=keys,
         allowed_hosts=tuple(allowed_host or ()),
         allowed_origins=tuple(allowed_origin or ()),
+        sessions_folder=sessions,
         logs_prompts=logs_prompts,
     )
     settings = _with_key(settings)

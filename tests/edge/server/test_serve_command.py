@@ -53,7 +53,7 @@ def test_options_are_settings(edge_command: Command, started: Started, tiny_gguf
     run(
         edge_command, f"one={tiny_gguf}", f"two={tiny_gguf}", "--host", "localhost", "--port", 0, "--parallel", 2,
         "--ctx", 256, "--threads", 1, "--queue", 3, "--allowed-host", "box", "--allowed-origin", "https://a.example",
-        "--ready-fd", 9, "--log-prompts", "--memory", "2GB", "--idle-minutes", 5,
+        "--ready-fd", 9, "--log-prompts", "--sessions", "kept", "--memory", "2GB", "--idle-minutes", 5,
     )  # fmt: skip
     assert started.settings == ServerSettings(
         host="localhost",
@@ -61,6 +61,7 @@ def test_options_are_settings(edge_command: Command, started: Started, tiny_gguf
         allowed_hosts=("box",),
         allowed_origins=("https://a.example",),
         logs_prompts=True,
+        sessions_folder=Path("kept"),
     )
     assert [source.name for source in started.pool.sources] == ["one", "two"]
     model = started.pool.sources[1].settings
