@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from edge.adapters import resolve_adapter
 from edge.server.background import BackgroundServer
 from edge.server.model_files import open_model, source_of
 from edge.server.model_pool import ModelPool
@@ -18,6 +19,7 @@ from edge.server.server_settings import ServerSettings
 from edge.settings import ModelSettings
 from edge.worker import WorkerEngine
 from tests.edge.server.conftest import ASK, eventually
+from tests.tiny.adapters import write_tiny_adapter
 
 LONG: dict[str, Any] = {**ASK, "max_tokens": 400, "ignore_eos": True, "stream": True}
 CHAT = "/v1/chat/completions"
@@ -117,3 +119,23 @@ def test_schema_that_needs_a_check_is_checked(server: BackgroundServer) -> None:
         assert answer["error"]["best_attempt"].startswith("[")
     else:
         assert answer["choices"][0]["message"]["content"].startswith("[")
+
+
+def test_adapters_are_chosen_by_name_and_scale(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
+    adapter = resolve_adapter(str(write_tiny_adapter("llama3-attention", tmp_path)), tiny_gguf)
+    settings = ModelSettings(threads=1, parallel=1, adapters=(adapter,))
+    name = adapter.path.stem
+    with BackgroundServer(ModelPool([source_of("tiny", tiny_gguf, settings)], open_model)) as server:
+
+        def answer(**asked: Any) -> Any:
+            body = {**ASK, "max_tokens": 8, "temperature": 0, "logprobs": True, "ignore_eos": True, **asked}
+            response = httpx2.post(server.url + CHAT, json=body, timeout=60)
+            assert response.status_code == 200, response.text
+            return [token["logprob"] for token in response.json()["choices"][0]["logprobs"]["content"]]
+
+        with_it, without, half = answer(), answer(lora=[]), answer(lora=[{"name": name, "scale": 0.5}])
+        assert answer(lora=[{"name": name}]) == with_it
+        assert with_it != without != half != with_it
