@@ -203,7 +203,8 @@ def _swap_findings(machine: Machine, now: Conditions) -> Iterator[Finding]:
 
 
 def _speed_findings(machine: Machine, now: Conditions, speed: DecodeSpeed | None) -> Iterator[Finding]:
-    if now.load is not None and now.load > _BUSY_SHARE * machine.cores.logical:
+    is_busy = now.load is not None and now.load > _BUSY_SHARE * machine.cores.logical
+    if is_busy:
         yield Finding(
             "cores",
             f"Other programs keep the processor busy (load {now.load:g}, {machine.cores.logical} hardware threads).",
@@ -211,7 +212,7 @@ def _speed_findings(machine: Machine, now: Conditions, speed: DecodeSpeed | None
             "top",
             "What is measured here is too low, and edge is slower for as long.",
         )
-    if speed is not None and speed.exceeds_cache and speed.share < _LOW_SHARE:
+    if speed is not None and not is_busy and speed.exceeds_cache and speed.share < _LOW_SHARE:
         yield Finding(
             "speed",
             f"Decoding {speed.model} reaches {speed.share:.0%} of what memory allows.",

@@ -130,11 +130,13 @@ def _finding_lines(found: tuple[Finding, ...]) -> Iterator[Text]:
         yield cell("Nothing to improve: this installation uses what the machine has.", "green")
     for finding in found:
         yield cell(f"! {finding.what}", "yellow")
-        if finding.why:
-            yield cell(f"  {finding.why}")
-        yield cell(f"  {finding.hint}")
+        yield from (cell(_indented(text)) for text in (finding.why, finding.hint) if text)
         if finding.command:
             yield cell(_continued(finding.command), "bold")
+
+
+def _indented(text: str) -> str:
+    return textwrap.fill(text, 80, initial_indent="  ", subsequent_indent="  ")
 
 
 def _continued(command: str) -> str:

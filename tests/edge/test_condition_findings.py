@@ -226,6 +226,8 @@ def test_busy_machine_and_slow_decoding(tmp_path: Path) -> None:
     slow = DecodeSpeed("x.gguf", tokens_per_second=2, allowed_tokens_per_second=20, exceeds_cache=True)
     (finding,) = condition_findings(MACHINE, Conditions(), slow)
     assert finding.what == "Decoding x.gguf reaches 10% of what memory allows."
+    (only,) = condition_findings(MACHINE, Conditions(load=7.5), slow)
+    assert only.subject == "cores", "on a busy machine, nothing is known of the model"
     assert list(condition_findings(MACHINE, Conditions(), replace(slow, exceeds_cache=False))) == []
 
 
@@ -241,7 +243,7 @@ def test_report_has_bandwidth_and_share_and_why(tiny_gguf: Path) -> None:
     document = measured.to_json()
     assert document["decode"]["share"] > 0 and document["bandwidth"]["read"] > 0
     text = shown(replace(report(Finding("clock", "What.", "Do.", "command", "Why.")), decode=measured.decode))
-    assert "! What.\n  Why.\n  Do.\n  command" in text.replace(" \n", "\n")
+    assert "! What.\n  Why.\n  Do.\n  command" in "\n".join(map(str.rstrip, text.splitlines()))
     assert "memory bandwidth  50.0 GB/s with 8 threads" in text
     assert "that memory allows" in " ".join(text.split())
     assert "edge doctor MODEL does" in " ".join(shown(report()).split())
