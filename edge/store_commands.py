@@ -106,9 +106,7 @@ def rm(
             store.remove(removal)
     for path in unfinished:
         store.remove_file(path)
-    print_result(
-        removal_document(removals, unfinished, freed_bytes), f"{size_text(freed_bytes)} are free again.", as_json
-    )
+    print_result(removal_document(removals, unfinished, freed_bytes), f"{size_text(freed_bytes)} freed.", as_json)
 
 
 def _pulled(reference: str, quantization: str | None, lock: Path | None) -> Record:

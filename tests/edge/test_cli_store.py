@@ -175,7 +175,7 @@ def test_model_that_lost_a_part_is_listed_as_damaged(edge_command: Command, stor
     error, hint = error_lines(edge_command("verify", "org/model:Q8_0"))
     assert "model-Q8_0.gguf is damaged: its sha256 is" in error
     assert hint == "Get it anew: edge rm org/model:Q8_0, then edge pull org/model:Q8_0"
-    assert edge_command("rm", "org/model:Q8_0", "--yes").out == "1 bytes are free again.\n"
+    assert edge_command("rm", "org/model:Q8_0", "--yes").out == "1 byte freed.\n"
 
 
 def test_running_a_model_makes_it_the_last_used(
@@ -226,7 +226,7 @@ def test_rm_shows_what_would_be_freed_and_asks(
     assert err.startswith(f"org/model:Q8_0: 5 bytes\n  {path}\n")
     assert path.exists() is is_left
     assert ("Nothing was removed." in err) is is_left
-    assert out.endswith("" if is_left else "5 bytes are free again.\n")
+    assert out.endswith("" if is_left else "5 bytes freed.\n")
 
 
 def test_rm_removes_nothing_when_nobody_can_be_asked(edge_command: Command, store: Store) -> None:

@@ -389,7 +389,7 @@ main()
         (["pull", "--lock", "edge.lock"], 0, "org/model:Q8_0"),
         (["list"], 0, "org/model"),
         (["verify", "org/model:Q8_0"], 0, "content"),
-        (["rm", "org/model:Q8_0", "--yes"], 0, "free again"),
+        (["rm", "org/model:Q8_0", "--yes"], 0, "freed"),
         (["pull", "org/model:Q4_0"], 1, "HF_HUB_OFFLINE forbids"),
         (["pull", "org/absent"], 1, "HF_HUB_OFFLINE forbids"),
         (["run", "org/absent", "Hi"], 1, "HF_HUB_OFFLINE forbids"),
