@@ -291,7 +291,11 @@ class _Search:
 
 def _slowest(fits: Sequence[Fit]) -> float:
     """The speed below which better quality is not worth it."""
-    fastest = max(found.tokens_per_second for found in _within(fits, ACCEPTABLE_COST))
+    return slowest_useful(max(found.tokens_per_second for found in _within(fits, ACCEPTABLE_COST)))
+
+
+def slowest_useful(fastest: float) -> float:
+    """The same, in tokens per second, where what is of acceptable quality reaches `fastest` at most."""
     return min(READING_SPEED, NEARLY_FASTEST * fastest) if fastest >= READING_SPEED else SLOWEST_SHARE * fastest
 
 

@@ -8,7 +8,7 @@ from edge.device_profiles import Device, MemoryPool, this_device
 from edge.errors import EdgeError
 from edge.fitting import GPU_EFFICIENCY, RAM_EFFICIENCY
 from edge.hub_headers import HeaderSource
-from edge.plan import ACCEPTABLE_COST, NEARLY_FASTEST, NOTICEABLE_COST, READING_SPEED, SLOWEST_SHARE
+from edge.plan import ACCEPTABLE_COST, NOTICEABLE_COST, slowest_useful
 from edge.plan_source import best_quantization
 from edge.quantization_quality import weights_cost
 from edge.terminal import note
@@ -51,8 +51,7 @@ def _best_in(pool: MemoryPool, efficiency: float, gguf_bytes: Mapping[str, int])
         return None
     speeds = {name: pool.bandwidth * efficiency / max(gguf_bytes[name], 1) for name in fitting}
     acceptable = [name for name in fitting if costs[name] <= ACCEPTABLE_COST] or fitting
-    fastest = max(speeds[name] for name in acceptable)
-    slowest = min(READING_SPEED, NEARLY_FASTEST * fastest) if fastest >= READING_SPEED else SLOWEST_SHARE * fastest
+    slowest = slowest_useful(max(speeds[name] for name in acceptable))
     quick = [name for name in fitting if speeds[name] >= slowest]
     least = min(costs[name] for name in quick)
     return min((name for name in quick if costs[name] <= least + NOTICEABLE_COST), key=lambda name: gguf_bytes[name])
