@@ -44,7 +44,7 @@ def _driver_findings(now: Conditions) -> Iterator[Finding]:
         commands = (command for name, command in _DRIVER_COMMANDS.items() if name in now.distribution)
         yield Finding(
             "graphics",
-            f"The NVIDIA driver {now.nvidia_driver} is older than 525.60.13.",
+            f"The NVIDIA driver {now.nvidia_driver} is older than {'.'.join(map(str, OLDEST_CUDA_12_DRIVER))}.",
             "Install a newer one, then restart the machine.",
             next(commands, "nvidia-smi"),
             "llama.cpp compiled with CUDA 12 finds no card with it.",

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.control_groups import group_folders, parse_memory_stat
+from edge.control_groups import group_folders, parse_counts
 from edge.system_files import parse_fields, read_number, read_numbers, read_text, read_word
 
 _CHOSEN_BY_PROCESSOR = ("intel_pstate", "amd-pstate-epp")
@@ -135,7 +135,7 @@ def read_swap(root: Path = Path("/")) -> Swap:
 def read_stopped_periods(root: Path = Path("/")) -> tuple[int, int] | None:
     """Periods in which the quota of the control group stopped this process, and all; None: no quota."""
     for folder in group_folders(root, ""):
-        counts = parse_memory_stat(read_text(folder / "cpu.stat") or "")
+        counts = parse_counts(read_text(folder / "cpu.stat") or "")
         if counts.get("nr_periods"):
             return counts.get("nr_throttled", 0), counts["nr_periods"]
     return None

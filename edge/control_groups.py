@@ -40,14 +40,15 @@ def read_memory_limit(root: Path = Path("/")) -> tuple[int | None, int]:
             limit = (read_text(folder / limit_file) or "").strip()
             if limit.isdigit():
                 used = int((read_text(folder / usage_file) or "0").strip())
-                reclaimable = parse_memory_stat(read_text(folder / "memory.stat") or "").get(cache_name, 0)
+                reclaimable = parse_counts(read_text(folder / "memory.stat") or "").get(cache_name, 0)
                 limits.append((int(limit), int(limit) - used + reclaimable))
     if not limits:
         return None, 0
     return min(limit for limit, _ in limits), min(left for _, left in limits)
 
 
-def parse_memory_stat(text: str) -> dict[str, int]:
+def parse_counts(text: str) -> dict[str, int]:
+    """The `name value` lines of files such as memory.stat and cpu.stat."""
     return {name: int(value) for name, value in re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE)}
 
 
