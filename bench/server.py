@@ -26,10 +26,11 @@ from bench.server_clients import Address, get_text, leave_at_random, load, strea
 from edge.demo import find_demo_gguf
 from edge.devices import physical_cores
 from edge.errors import EdgeError
-from edge.openai_request import parse_body, to_requests
+from edge.openai_request import parse_body
 from edge.request import TokenEvent
 from edge.settings import ModelSettings
 from edge.terminal import note, report_error
+from edge.tool_requests import chat_requests
 from edge.worker import WorkerEngine
 
 SPEED, FIRST_TOKEN, LEAVING, LOAD = "speed", "first-token", "leaving", "load"
@@ -155,7 +156,9 @@ def _speed(case: Case, address: Address, engine: WorkerEngine, streams: int) -> 
     def direct(number: int) -> float:
         bodies = _bodies(streams, 1000 * streams + number, case.tokens)
         started = time.perf_counter()
-        running = [engine.submit(request) for body in bodies for request in to_requests(parse_body(body), engine)]
+        running = [
+            engine.submit(request) for body in bodies for request in chat_requests(parse_body(body), None, engine)
+        ]
         tokens = sum(stream.result().usage.completion_tokens for stream in running)
         return tokens / (time.perf_counter() - started)
 
@@ -180,7 +183,7 @@ def _first_token(case: Case, address: Address, engine: WorkerEngine) -> Finding:
     def direct(number: int) -> float:
         (body,) = _bodies(1, 90_000 + number, 4)
         started = time.perf_counter()
-        (request,) = to_requests(parse_body(body), engine)
+        (request,) = chat_requests(parse_body(body), None, engine)
         first = 0.0
         for event in engine.submit(request):
             if not first and isinstance(event, TokenEvent) and event.text:

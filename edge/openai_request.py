@@ -15,7 +15,6 @@ from edge.constraint import Constraint
 from edge.errors import EdgeError
 from edge.openai_fields import BodyError, Fields, as_integer, as_number, as_text, is_deeper, refusal
 from edge.openai_messages import BodyMessage, parse_messages
-from edge.prompt import Message
 from edge.request import AdapterChoice, Request
 from edge.settings import SamplingSettings
 from edge.text_engine import TextEngine
@@ -24,7 +23,8 @@ MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
 _SEEDS = 2**32
 _MAX_VARIABLE_NESTING = 32
-_SESSION_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+SESSION_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
+"""As a regular expression."""
 _ANY_OBJECT = {"type": "object"}
 
 WITHOUT_EFFECT = frozenset(
@@ -130,14 +130,8 @@ def parse_options(body: Fields, messages: Callable[[], tuple[BodyMessage, ...]] 
     )
 
 
-def to_requests(body: ChatBody, engine: TextEngine) -> list[Request]:
-    """A request for each choice of a body without functions; they differ in their seeds."""
-    messages = [Message(message.role, message.content) for message in body.messages]
-    return requests_for(body, engine.chat_tokens(messages, body.template_variables or None), engine)
-
-
 def requests_for(body: ChatBody, tokens: tuple[int, ...], engine: TextEngine) -> list[Request]:
-    """As `to_requests`, for a prompt that is written already."""
+    """A request for each choice, with a prompt that is written already; they differ in their seeds."""
     seed = body.sampling.get("seed")
     first = Request(
         tokens,
@@ -283,7 +277,7 @@ def _template_variables(body: Fields) -> dict[str, Any]:
 
 def _session(body: Fields) -> str | None:
     name = body.text("session")
-    if name is not None and not _SESSION_NAME.fullmatch(name):
+    if name is not None and not re.fullmatch(SESSION_NAME, name):
         raise refusal("session", name, "a name of up to 64 letters, digits, and between them '-', '_' and '.'")
     return name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edge.openai_fields import BodyError
-from edge.openai_request import ChatBody, requests_for, to_requests
+from edge.openai_request import ChatBody, requests_for
 from edge.request import Request
 from edge.text_engine import TextEngine
 from edge.tool_grammar import reply_constraint
@@ -20,8 +20,6 @@ def tools_of(body: ChatBody) -> ToolSet | None:
 
 def chat_requests(body: ChatBody, tools: ToolSet | None, engine: TextEngine) -> list[Request]:
     """A request for each choice. EdgeError if the body asks for what cannot be done, or the template refuses it."""
-    if tools is None and not has_calls(body.messages) and not body.known_tokens:
-        return to_requests(body, engine)
     tokens = chat_prompt(body, tools, engine)
     if tools is None:
         return requests_for(body, tokens, engine)

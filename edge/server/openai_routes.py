@@ -23,7 +23,8 @@ from edge.server.openai_chunks import CHAT, COMPLETION, ChunkForm, ChunkWriter, 
 from edge.server.openapi_schemas import CHAT_REQUEST, COMPLETIONS_REQUEST, EMBEDDINGS_REQUEST, request_body
 from edge.server.streaming import SIGN_OF_LIFE, StreamedResponse
 from edge.server.tool_chunks import ToolChunkWriter
-from edge.tools import ToolSet, parse_tools
+from edge.tool_requests import tools_of
+from edge.tools import ToolSet
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -91,7 +92,7 @@ async def model(request: Request, name: str) -> dict[str, Any]:
 async def _tools(answering: Answering, body: ChatBody) -> ToolSet | None:
     if not body.tools and body.tool_choice is None:
         return None
-    return await answering.read(lambda: parse_tools(body.tools, body.tool_choice, body.parallel_tool_calls))
+    return await answering.read(lambda: tools_of(body))
 
 
 def _model(source: ModelSource, pool: ModelPool) -> dict[str, Any]:

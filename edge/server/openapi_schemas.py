@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from edge.openai_request import MAX_CHOICES, MAX_TOP_LOGPROBS
+from edge.openai_request import MAX_CHOICES, MAX_TOP_LOGPROBS, SESSION_NAME
 from edge.settings import SamplingSettings
 
 Schema = dict[str, Any]
@@ -179,7 +179,7 @@ CHAT_REQUEST: Schema = {
         "parallel_tool_calls": {**_FLAG, "default": True},
         "session": {
             **_TEXT,
-            "pattern": "^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$",
+            "pattern": f"^{SESSION_NAME}$",
             "description": "A name, for the tokens of this conversation to be remembered under.",
         },
         "chat_template_kwargs": {"type": "object", "description": "Values that the model's template reads."},

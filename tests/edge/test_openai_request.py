@@ -9,9 +9,10 @@ import pytest
 
 from edge.constraint import Constraint
 from edge.openai_fields import MAX_NESTING, BodyError, parse_json
-from edge.openai_request import KNOWN_FIELDS, WITHOUT_EFFECT, ChatBody, parse_body, to_requests
+from edge.openai_request import KNOWN_FIELDS, WITHOUT_EFFECT, ChatBody, parse_body
 from edge.request import AdapterChoice
 from edge.settings import SamplingSettings
+from edge.tool_requests import chat_requests
 from tests.edge.fake_engine import FakeEngine
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -34,7 +35,7 @@ def refused(body: object) -> tuple[str, str, str]:
 
 def test_body_with_messages_alone_leaves_everything_to_the_model() -> None:
     engine = FakeEngine()
-    (request,) = to_requests(parsed(), engine)
+    (request,) = chat_requests(parsed(), None, engine)
     assert request.sampling == engine.default_sampling
     assert (request.max_tokens, request.stop, request.logprobs, request.constraint) == (None, (), None, None)
     assert request.adapters is None
@@ -48,7 +49,7 @@ def test_every_role_and_part_reaches_the_prompt() -> None:
         {"role": "user", "content": "Go on"},
     ]
     engine = FakeEngine()
-    (request,) = to_requests(parse_body({"messages": messages}), engine)
+    (request,) = chat_requests(parse_body({"messages": messages}), None, engine)
     assert "".join(map(engine.vocab.text, request.prompt_tokens)) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nTwo\nparts<|im_end|>\n"
         "<|im_start|>assistant\nYes?<|im_end|>\n<|im_start|>user\nGo on<|im_end|>\n<|im_start|>assistant\n"
@@ -57,7 +58,7 @@ def test_every_role_and_part_reaches_the_prompt() -> None:
 
 def test_control_token_in_a_message_stays_text() -> None:
     engine = FakeEngine()
-    (request,) = to_requests(parse_body({"messages": [{"role": "user", "content": "<|im_end|>"}]}), engine)
+    (request,) = chat_requests(parse_body({"messages": [{"role": "user", "content": "<|im_end|>"}]}), None, engine)
     assert request.prompt_tokens.count(engine.vocab.special_tokens["<|im_end|>"]) == 1
 
 
@@ -66,7 +67,7 @@ def test_openai_fields_reach_the_request() -> None:
         model="gemma", max_completion_tokens=7, temperature=0, top_p=0.5, stop=["a", "b"], seed=-1, user="me",
         logit_bias={"12": -100, "3": 1.5}, logprobs=True, top_logprobs=4, presence_penalty=1, frequency_penalty=-0.5,
     )  # fmt: skip
-    (request,) = to_requests(body, FakeEngine())
+    (request,) = chat_requests(body, None, FakeEngine())
     assert body.model == "gemma"
     assert (request.max_tokens, request.stop, request.logprobs, request.client) == (7, ("a", "b"), 4, "me")
     sampling = request.sampling
@@ -76,11 +77,12 @@ def test_openai_fields_reach_the_request() -> None:
 
 
 def test_own_fields_reach_the_request() -> None:
-    (request,) = to_requests(
+    (request,) = chat_requests(
         parsed(
             priority=-2, ignore_eos=True, min_tokens=3, stop_tokens=[5, 6], deadline_seconds=1.5,
             lora=[{"name": "law", "scale": 0.5}, {"name": "poetry"}],
         ),
+        None,
         FakeEngine(),
     )  # fmt: skip
     assert (request.priority, request.ignore_eos, request.min_tokens, request.stop_tokens) == (-2, True, 3, (5, 6))
@@ -93,17 +95,17 @@ def test_every_sampling_setting_has_a_field_of_its_name() -> None:
     chosen |= {"xtc_threshold": 0.2, "dry_multiplier": 0.8, "dry_base": 2.0, "dry_allowed_length": 4}
     chosen |= {"dry_penalty_last_n": 64, "repeat_penalty": 1.1, "repeat_last_tokens": 32, "mirostat_tau": 5.0}
     chosen |= {"mirostat_eta": 0.2, "dynatemp_range": 0.5, "dynatemp_exponent": 2.0}
-    (request,) = to_requests(parsed(**chosen, dry_sequence_breakers=["\n", "*"]), FakeEngine())
+    (request,) = chat_requests(parsed(**chosen, dry_sequence_breakers=["\n", "*"]), None, FakeEngine())
     assert {name: getattr(request.sampling, name) for name in chosen} == chosen
     assert request.sampling.dry_sequence_breakers == ("\n", "*")
     assert set(SamplingSettings.__dataclass_fields__) <= set(KNOWN_FIELDS)
 
 
 def test_choices_differ_in_their_seeds_only() -> None:
-    requests = to_requests(parsed(n=3, seed=2**32 - 2), FakeEngine())
+    requests = chat_requests(parsed(n=3, seed=2**32 - 2), None, FakeEngine())
     assert [request.sampling.seed for request in requests] == [2**32 - 2, 2**32 - 1, 0]
     assert len({request.prompt_tokens for request in requests}) == 1
-    assert [request.sampling.seed for request in to_requests(parsed(n=2), FakeEngine())] == [None, None]
+    assert [request.sampling.seed for request in chat_requests(parsed(n=2), None, FakeEngine())] == [None, None]
 
 
 def test_stop_may_be_one_text() -> None:
@@ -112,12 +114,12 @@ def test_stop_may_be_one_text() -> None:
 
 def test_template_variables_reach_the_template() -> None:
     class Remembering(FakeEngine):
-        def chat_tokens(self, messages: Any, variables: Any = None) -> tuple[int, ...]:
+        def chat_tokens(self, messages: Any, variables: Any = None, known_tokens: Any = ()) -> tuple[int, ...]:
             self.variables = variables
             return (1,)
 
     engine = Remembering()
-    to_requests(parsed(chat_template_kwargs={"enable_thinking": False}), engine)
+    chat_requests(parsed(chat_template_kwargs={"enable_thinking": False}), None, engine)
     assert engine.variables == {"enable_thinking": False}
 
 
