@@ -17,12 +17,14 @@ from edge.devices import physical_cores
 from edge.draft_model import DraftModel
 from edge.embedding import Embedder
 from edge.errors import EdgeError
+from edge.exact_steps import exact_step_tokens
 from edge.gguf_file import GGUFFile, read_gguf
 from edge.job import Drafting, Job
 from edge.known_tokens import with_known_tokens
 from edge.llama.adapter import Adapter, use_adapters
 from edge.llama.context import Context
 from edge.llama.model import Model
+from edge.llama.system import supports_gpu_offload
 from edge.llama.vocab import Vocab
 from edge.loop import MAX_GUESSES, Loop
 from edge.prompt import Message, PromptTemplate, plain_tokens
@@ -32,7 +34,7 @@ from edge.request_check import check_request
 from edge.saved_prefixes import SavedPrefixes
 from edge.settings import DEFAULT_CONTEXT_TOKENS, AdapterSettings, ModelSettings, SamplingSettings
 from edge.slot import AdapterSet, Slot
-from edge.speculation import Drafter, Speculation, exact_step_tokens
+from edge.speculation import Drafter, Speculation
 from edge.step_times import StepTimes
 from edge.stream import Stream
 
@@ -48,15 +50,28 @@ class LocalEngine:
         file = read_gguf(model) if isinstance(model, Path) else model  # native code only sees files that are sound
         path = file.path  # of a split model, the first part
         check_is_model(file)
+        exact_tokens = exact_step_tokens(file)
         named = adapters_by_name(settings.adapters)
-        for wanted in settings.adapters:
-            check_adapter(read_gguf(wanted.path), file)
+        exact_with: dict[str, int | None] = {}
+        for name, wanted in named.items():
+            adapter = read_gguf(wanted.path)
+            check_adapter(adapter, file)
+            exact_with[name] = exact_step_tokens(adapter)
         with ExitStack() as opened:
             self._model = opened.enter_context(Model(path, gpu_layers=settings.gpu_layers))
             self._adapters = {
                 name: opened.enter_context(Adapter(self._model, wanted.path)) for name, wanted in named.items()
             }
             self._context = opened.enter_context(_make_context(self._model, settings))
+            if settings.gpu_layers and supports_gpu_offload():
+                exact_tokens, exact_with = None, dict.fromkeys(named)  # GPUs round otherwise in any case
+            elif not self._context.attends_alike:
+                exact_tokens = 1
+            if exact_tokens == 1 and settings.draft_model:
+                raise EdgeError(
+                    f"A draft model would change what {path.name} says: steps of two tokens are rounded otherwise.",
+                    hint="Use it with quantized weights, as in Q8_0, and with flash attention; or leave it out.",
+                )
             draft_model = (
                 opened.enter_context(DraftModel(settings.draft_model, self._model.vocab, settings))
                 if settings.draft_model
@@ -74,7 +89,7 @@ class LocalEngine:
             settings,
             request_tokens=self.context_tokens,
             use_adapters=self._use_adapters,
-            drafting_for=_drafting(settings, draft_model, file),
+            drafting_for=_drafting(settings, draft_model, exact_tokens, exact_with),
         )
         self._saved_prefixes = SavedPrefixes(self._loop, self._context, file, settings, self._default_adapters)
         self._embedder = Embedder(self._model, settings.threads or physical_cores())
@@ -237,20 +252,26 @@ def adapter_set(choices: Sequence[AdapterChoice]) -> AdapterSet:
 
 
 def _drafting(
-    settings: ModelSettings, model: DraftModel | None, file: GGUFFile
+    settings: ModelSettings, model: DraftModel | None, exact_tokens: int | None, exact_with: Mapping[str, int | None]
 ) -> Callable[[Job, Slot, StepTimes], Drafting | None]:
-    """What guesses at the answer of a request: the draft model if there is one, else the request's own text."""
-    exact_tokens = exact_step_tokens({tensor.type.name for tensor in file.tensors.values()})
-    is_exact = settings.flash_attention != "off"  # without it, attention to two tokens is rounded otherwise than to one
+    """What guesses at the answer of a request: the draft model if there is one, else the request's own text.
+
+    Nothing where a step of two tokens is computed otherwise than two steps: `exact_tokens` is the largest that is not,
+    `exact_with` the same for each adapter.
+    """
 
     def drafting_for(job: Job, slot: Slot, step_times: StepTimes) -> Drafting | None:
+        limits = [exact_tokens, *(exact_with[adapter.name] for adapter in job.adapters)]
+        limit = min((each for each in limits if each is not None), default=None)
+        if limit == 1:
+            return None
         if model:
             drafter: Drafter = model.drafter(slot.sequence, job.prompt)
-        elif settings.speculation == "prompt" and is_exact:
+        elif settings.speculation == "prompt":
             drafter = PromptLookup(job.prompt)
         else:
             return None
-        return Speculation(drafter, step_times, exact_tokens=exact_tokens)
+        return Speculation(drafter, step_times, exact_tokens=limit)
 
     return drafting_for
 

@@ -8,7 +8,7 @@ guesses. Knows nothing of where guesses come from, nor of how they are checked.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from edge.step_times import StepTimes
@@ -28,17 +28,6 @@ _CHEAP_SHARE = 0.02
 """A drafter that takes this share of a step at most may be asked for as much as one likes."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 8, 512
 _TRIED_TOKENS, _TRIED_CHANCE = 4, 0.5
-_ROUNDED_BY_FOURS = frozenset({"Q2_K", "Q4_K", "Q5_K", "Q6_K"})
-
-
-def exact_step_tokens(tensor_types: Collection[str]) -> int | None:
-    """The largest step whose logits are, bit for bit, those of its tokens one by one; None if they all are.
-
-    On processors, llama.cpp multiplies such weights with four tokens at a time where there are four, and rounds them
-    otherwise than single ones: the likeliest token can be another one.
-    Source: llama.cpp, ggml/src/ggml-cpu/repack.cpp (forward_mul_mat: rows of activations in fours).
-    """
-    return 3 if _ROUNDED_BY_FOURS.intersection(tensor_types) else None
 
 
 class Drafter(Protocol):

@@ -14,12 +14,14 @@ from edge.errors import EdgeError, EngineFailedError
 from edge.gguf_format import TENSOR_TYPES
 from edge.llama import log
 from edge.llama.activations import ActivationRecorder
+from edge.llama.cpu_backend import CpuBackend
 from edge.llama.library import backend, native_function
 from edge.llama.model import Model
 
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 _NO_POOLING = 0  # LLAMA_POOLING_TYPE_NONE: an embedding for each token
 _NO_ROOM = 1  # llama_decode: no free cells in the KV cache
+_SPLIT_TYPES = ("F16", "F32")  # of keys and values whose cells are split over threads for one token, see cpu_backend
 _FEW_TOKENS = 16  # written one by one, which is sooner done
 _PARTIAL_STATE = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: what of the memory cannot be cut back
 
@@ -150,7 +152,8 @@ class Context:
         if recorder:
             params.cb_eval = recorder.callback
         log.forget()
-        self.pointer = self._llama.llama_init_from_model(model.pointer, params)
+        with CpuBackend.of_context() as self._processor:
+            self.pointer = self._llama.llama_init_from_model(model.pointer, params)
         if not self.pointer:
             raise EdgeError(
                 f"llama.cpp cannot make a context of {context_tokens} tokens: {log.first_error() or 'no reason given'}",
@@ -158,6 +161,9 @@ class Context:
             )
         self.context_tokens: int = self._llama.llama_n_ctx(self.pointer)
         self.batch_tokens: int = self._llama.llama_n_batch(self.pointer)
+        self._splits_attention = key_type == value_type and key_type in _SPLIT_TYPES
+        self.attends_alike = flash_attention != "off" and (self._processor.is_known or not self._splits_attention)
+        """Whether the attention of a token is rounded alike however many others a step computes, on processors."""
         self._memory = self._llama.llama_get_memory(self.pointer)
         self._logits_type = ctypes.c_float * model.vocab.size
         self._logits_rows: dict[int, npt.NDArray[np.float32]] = {}
@@ -179,6 +185,7 @@ class Context:
     def decode(self, batch: Batch) -> None:
         """Run the model over a batch. CacheFullError if it has no room, EngineFailedError if it cannot be computed."""
         log.forget()
+        self._processor.use_reference(self._splits_attention and batch.count == 1)
         status = self._llama.llama_decode(self.pointer, batch.native)
         if self._recorder:
             self._recorder.raise_failure()

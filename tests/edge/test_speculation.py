@@ -9,7 +9,7 @@ from itertools import takewhile
 import pytest
 
 from edge.prompt_lookup import PromptLookup
-from edge.speculation import Drafter, Speculation, exact_step_tokens
+from edge.speculation import Drafter, Speculation
 from edge.step_times import StepTimes
 
 Machine = Callable[[int], float]
@@ -264,8 +264,3 @@ def test_drafts_keep_to_steps_that_are_computed_exactly() -> None:
     assert len(speculation.draft(16, 2)) == 1
     assert speculation.draft(16, 3) == []
     assert len(speculation.draft(16, 4)) > 2  # such a step is not exact in any case
-
-
-def test_weights_that_are_multiplied_by_fours_are_exact_up_to_three_tokens() -> None:
-    assert exact_step_tokens({"F32", "Q4_K", "Q6_K"}) == 3
-    assert exact_step_tokens({"F32", "Q8_0", "Q4_0", "Q4_1"}) is None

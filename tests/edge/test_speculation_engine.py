@@ -150,3 +150,21 @@ def test_copy_of_the_prompt_is_guessed(demo_gguf: Path, monkeypatch: pytest.Monk
         (completion,) = answers(engine, requests(engine)[:1])
     assert completion.text.startswith(" four five six seven")
     assert completion.usage.accepted_tokens >= 8
+
+
+@pytest.mark.parametrize("quantization", ["Q8_0", "Q4_K_M"])
+def test_long_contexts_say_the_same_with_and_without(
+    quantization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the cells from which on llama.cpp would split the attention to a single token."""
+    (path,) = write_checkpoint(write_tiny_checkpoint("llama3", tmp_path), [quantization], tmp_path / "model.gguf")
+    text = f"{NUMBERS}\n" * 11
+    found = []
+    for drafting in ("off", "blind", "prompt"):
+        with opened(path, drafting, monkeypatch) as engine:
+            prompt = tuple(plain_tokens(text, engine.vocab))
+            assert 256 < len(prompt) <= 410
+            request = Request(prompt, sampling=GREEDY, max_tokens=90, ignore_eos=True)
+            found.append(engine.submit(request).result())
+    assert found[1].usage.drafted_tokens
+    assert len({each.tokens for each in found}) == 1
