@@ -14,9 +14,10 @@ from edge.tables import cell, table
 if TYPE_CHECKING:
     from rich.table import Table
 
-_WIDE_COLUMNS = 100
-_NARROW_COLUMNS = 60
-_LEAST_COLUMNS = 12  # of what was said
+_HEADERS = ("Name", "Used", "Messages", "Size", "Model")
+_NUMBERS = ("Messages", "Size")
+_SAID = "What was said"
+_SAID_COLUMNS = 25  # of what was said, before other columns make room for it
 _GAP_COLUMNS = 2
 
 
@@ -63,24 +64,30 @@ def no_sessions(folder: object, text: str) -> str:
 
 def session_table(found: list[SessionSummary], columns: int) -> Table:
     """Sessions as a table that suits a terminal of so many columns; 0 for what is none."""
-    is_wide = columns == 0 or columns >= _WIDE_COLUMNS
-    is_narrow = 0 < columns < _NARROW_COLUMNS
-    headers = ["Name"]
-    if not is_narrow:
-        headers += ["Used", "Messages"]
-    if is_wide:
-        headers += ["Size", "Model"]
-    rows = [_row(each)[: len(headers)] for each in found]
-    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
-    room = columns - sum(widths) - _GAP_COLUMNS * len(headers)
-    shown = table("Sessions", *((name, "right" if name in ("Messages", "Size") else "left") for name in headers))
-    for column, width in zip(shown.columns, widths, strict=True):
+    rows = [_row(each) for each in found]
+    widths = [max(map(len, column)) for column in zip(_HEADERS, *rows, strict=True)]
+    n_shown = _shown_columns(widths, columns)
+    room = columns - _taken(widths[:n_shown])
+    shown = table("Sessions", *((name, "right" if name in _NUMBERS else "left") for name in _HEADERS[:n_shown]))
+    for column, width in zip(shown.columns, widths, strict=False):
         column.min_width = width
-    shown.add_column("What was said")
+    shown.add_column(_SAID)
     for each, row in zip(found, rows, strict=True):
-        snippet = one_line(each.snippet, max(room, _LEAST_COLUMNS)) if columns else each.snippet
-        shown.add_row(*map(cell, (*row, snippet)))
+        said = one_line(each.snippet, max(room, len(_SAID))) if columns else each.snippet
+        shown.add_row(*map(cell, (*row[:n_shown], said)))
     return shown
+
+
+def _shown_columns(widths: list[int], columns: int) -> int:
+    """How many of the columns leave enough room for what was said; the name is always shown."""
+    if columns == 0:
+        return len(widths)
+    fitting = (n for n in range(len(widths), 1, -1) if columns - _taken(widths[:n]) >= _SAID_COLUMNS)
+    return next(fitting, 1)
+
+
+def _taken(widths: list[int]) -> int:
+    return sum(widths) + _GAP_COLUMNS * len(widths)
 
 
 def _row(session: SessionSummary) -> list[str]:

@@ -194,7 +194,9 @@ def test_last_session_is_the_one_written_last(three: Path, tmp_path: Path) -> No
     ("columns", "names"),
     [
         (0, ["Name", "Used", "Messages", "Size", "Model", "What was said"]),
-        (80, ["Name", "Used", "Messages", "What was said"]),
+        (100, ["Name", "Used", "Messages", "Size", "Model", "What was said"]),
+        (80, ["Name", "Used", "Messages", "Size", "What was said"]),
+        (60, ["Name", "Used", "Messages", "What was said"]),
         (40, ["Name", "What was said"]),
     ],
 )
