@@ -31,12 +31,7 @@ def change_setting(chat: Chat, name: str, text: str) -> str:
 
     EdgeError for an unknown name, a value of the wrong kind, and one that the setting does not take.
     """
-    if name not in setting_names():
-        near = get_close_matches(name, setting_names(), n=1)
-        raise EdgeError(
-            f"There is no setting {name!r}.",
-            hint=f"Did you mean {near[0]}?" if near else f"Settings: {', '.join(setting_names())}.",
-        )
+    _refuse_unknown(name)
     if name == MAX_TOKENS:
         chat.max_tokens = _max_tokens(text)
         return f"{name} = {_shown(chat.max_tokens)}"
@@ -49,13 +44,31 @@ def change_setting(chat: Chat, name: str, text: str) -> str:
 
 def changed_settings(chat: Chat, defaults: SamplingSettings) -> list[str]:
     """The settings that are not what they are by default, as lines `name = value (default: value)`."""
-    lines = [] if chat.max_tokens is None else [f"{MAX_TOKENS} = {chat.max_tokens} (default: {_shown(None)})"]
-    chosen = chat.sampling
-    for field in fields(chosen):
-        value, default = getattr(chosen, field.name), getattr(defaults, field.name)
-        if value != default:
-            lines.append(f"{field.name} = {_shown(value)} (default: {_shown(default)})")
-    return lines
+    is_changed = {name: _value_of(chat, name) != _default_of(defaults, name) for name in setting_names()}
+    return [shown_setting(chat, defaults, name) for name in setting_names() if is_changed[name]]
+
+
+def shown_setting(chat: Chat, defaults: SamplingSettings, name: str) -> str:
+    """A setting as the line `name = value (default: value)`. EdgeError for an unknown name."""
+    _refuse_unknown(name)
+    return f"{name} = {_shown(_value_of(chat, name))} (default: {_shown(_default_of(defaults, name))})"
+
+
+def _refuse_unknown(name: str) -> None:
+    if name not in setting_names():
+        near = get_close_matches(name, setting_names(), n=1)
+        raise EdgeError(
+            f"There is no setting {name!r}.",
+            hint=f"Did you mean {near[0]}?" if near else f"Settings: {', '.join(setting_names())}.",
+        )
+
+
+def _value_of(chat: Chat, name: str) -> object:
+    return chat.max_tokens if name == MAX_TOKENS else getattr(chat.sampling, name)
+
+
+def _default_of(defaults: SamplingSettings, name: str) -> object:
+    return None if name == MAX_TOKENS else getattr(defaults, name)
 
 
 def _max_tokens(text: str) -> int | None:

@@ -178,4 +178,4 @@ def _dropped_text(reply: Reply, chat: Chat) -> str:
     line = f"{reply.dropped_messages} earlier messages no longer fit the context and were left out"
     rest = chat.messages[chat.left_out :]
     begin = f"; it begins with: {one_line(rest[0].content, _SHOWN_CHARACTERS)}" if rest else ""
-    return line + (begin or "; nothing of them is in it any more")
+    return line + (begin or "; only the last message is read")

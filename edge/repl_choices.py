@@ -5,21 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
-from edge.chat_settings import change_setting, changed_settings
+from edge.chat_settings import change_setting, changed_settings, setting_names, shown_setting
 from edge.errors import EdgeError
 from edge.repl_input import read_text
-from edge.repl_output import passing_note, say
+from edge.repl_output import passing_note, say, silent_keyboard
 from edge.repl_talk import Outcome, Talk
 from edge.request import AdapterChoice
 
 
 def set_setting(talk: Talk, argument: str) -> Outcome:
     name, _, value = argument.partition(" ")
+    defaults = talk.models.engine.default_sampling
     if not name:
-        lines = changed_settings(talk.chat, talk.models.engine.default_sampling)
-        say("\n".join(lines) or "Every setting has its default.")
+        lines = changed_settings(talk.chat, defaults) or ["Every setting has its default."]
+        say("\n".join([*lines, f"Settings: {', '.join(setting_names())}."]))
     elif not value.strip():
-        raise EdgeError(f"{name} needs a value.", hint="Usage: /set NAME VALUE; the value default takes it back.")
+        say(shown_setting(talk.chat, defaults, name))
     else:
         say(change_setting(talk.chat, name, value.strip()))
     return None
@@ -86,7 +87,7 @@ def _adapter_choice(text: str) -> AdapterChoice:
 
 def model(talk: Talk, argument: str) -> Outcome:
     if argument:
-        with passing_note(f"Opening {argument} …"):
+        with silent_keyboard(), passing_note(f"Opening {argument} …"):
             talk.models.switch(argument)
         for line in talk.models.take_remarks():
             say(line)

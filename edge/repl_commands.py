@@ -53,8 +53,8 @@ COMMANDS = (
     Command("/retry", "", "have the last message answered again", retry),
     Command("/edit", "[N]", "change the last message, or the N-th, and go on from there", edit),
     Command("/branch", "[N]", "list what /retry and /edit left behind, or go back to it", branch),
-    Command("/system", "[TEXT]", "show the system text, or set it", system),
-    Command("/set", "[NAME VALUE]", "show the changed settings, or change one", set_setting),
+    Command("/system", "[TEXT]|off", "show the system text, or set it", system),
+    Command("/set", "[NAME [VALUE]]", "show the changed settings or one, or change it", set_setting),
     Command("/schema", "FILE|off", "have answers conform to a JSON Schema", schema),
     Command("/lora", "[NAME[:SCALE]]|off", "choose among the loaded adapters", lora),
     Command("/read", "FILE|off", "send a file with the next message", read),
@@ -102,5 +102,7 @@ def suggestions(talk: Talk, command: str, argument: str) -> Iterable[str]:
             return talk.shelf.names()
         case "/lora":
             return [*loaded_adapters(talk), "off"]
+        case "/system":
+            return ["off"]
         case _:
             return ()

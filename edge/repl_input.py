@@ -52,6 +52,14 @@ class PlainLines:
     def read(self, draft: str = "") -> str | None:
         if draft and self.is_interactive:
             note(f"It was:\n{printable(draft)}\nType it anew; a blank line leaves it as it was.")
+        try:
+            return self._read_message()
+        except KeyboardInterrupt:
+            if self.is_interactive:
+                note("")  # behind the ^C that the terminal shows
+            raise
+
+    def _read_message(self) -> str | None:
         lines: list[str] = []
         self._show_prompt(PROMPT)
         while content := self._stream.readline():

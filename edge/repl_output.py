@@ -16,6 +16,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from edge.request import Completion
+from edge.session_list import one_line
 from edge.tables import printable
 from edge.terminal import note
 
@@ -167,7 +168,8 @@ def summary(completion: Completion, context_tokens: int, columns: int = 0) -> st
     usage, timing = completion.usage, completion.timing
     rate = timing.tokens_per_second(usage)
     used = usage.prompt_tokens + usage.completion_tokens
-    end = _ENDS.get(completion.finish_reason, "")
+    is_full = completion.finish_reason == "length" and used >= context_tokens
+    end = "cut off as the context is full" if is_full else _ENDS.get(completion.finish_reason, "")
     long = (
         f"{usage.completion_tokens} token{'s' * (usage.completion_tokens != 1)}",
         f"{rate:.1f} tokens/s" if rate else "",
@@ -219,7 +221,8 @@ def passing_note(text: str) -> Iterator[Callable[[], None]]:
     """A note on stderr that is there until the function it gives is called; nothing where none could be taken back."""
     is_shown = bool(text) and can_redraw(sys.stderr)
     if is_shown:
-        sys.stderr.write(f"\x1b[2m{printable(text)}\x1b[0m")
+        columns = note_columns()  # where it took two rows, one would stay
+        sys.stderr.write(f"\x1b[2m{one_line(printable(text), columns - 1) if columns else printable(text)}\x1b[0m")
         sys.stderr.flush()
 
     def clear() -> None:

@@ -11,11 +11,13 @@ from edge.clipboard import copy
 from edge.errors import EdgeError
 from edge.quantities import size_text
 from edge.repl_input import read_text
-from edge.repl_output import say
+from edge.repl_output import note_columns, say
 from edge.repl_talk import Attachment, Outcome, Say, Talk
 from edge.session_list import one_line
 
 _SHOWN_CHARACTERS = 50
+_LEAST_CHARACTERS = 6
+_ARROW = " → "
 _MAX_FILE_BYTES = 64 << 20  # no context holds more
 
 
@@ -69,15 +71,25 @@ def branch(talk: Talk, argument: str) -> Outcome:
         fork = max(shared_messages(line, other) for other in others)
         marker = "*" if number == chat.branches.position + 1 else " "
         turn = fork // 2 + 1
-        said = [one_line(message.content, _SHOWN_CHARACTERS) for message in line[2 * turn - 2 :][:2]]
         turns = sum(message.role == "user" for message in line)
-        parts = f"turn {turn}: {' → '.join(said)}" if said else f"there is no turn {turn}"
-        say(f"{marker} {number}  {turns} turn{'s' * (turns != 1)}; {parts}")
+        head = f"{marker} {number}  {turns} turn{'s' * (turns != 1)}; "
+        said = [message.content for message in line[2 * turn - 2 :][:2]]
+        say(f"{head}turn {turn}: {_exchange(said, len(head))}" if said else f"{head}there is no turn {turn}")
     return None
 
 
+def _exchange(said: list[str], before: int) -> str:
+    """A question with its answer, cut to stay in one line of the terminal behind so many characters and `turn N: `."""
+    columns = note_columns()
+    room = (columns - before - len("turn 99: ") - len(_ARROW)) // 2 if columns else _SHOWN_CHARACTERS
+    return _ARROW.join(one_line(each, max(_LEAST_CHARACTERS, min(room, _SHOWN_CHARACTERS))) for each in said)
+
+
 def system(talk: Talk, argument: str) -> Outcome:
-    if argument:
+    if argument == "off":
+        talk.chat.system = None
+        say("There is no system text, from the next message on.")
+    elif argument:
         talk.chat.system = argument
         say("The system text is set, from the next message on.")
     else:

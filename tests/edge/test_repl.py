@@ -94,7 +94,7 @@ def test_messages_left_out_are_told_before_the_answer(capsys: Captured) -> None:
     chat = Chat(FakeEngine(context_tokens=200), max_tokens=20)
     talk(chat, "a" * 60, "b" * 60, "c" * 60, is_interactive=False)
     assert capsys.readouterr().err == (
-        "4 earlier messages no longer fit the context and were left out; nothing of them is in it any more\n"
+        "4 earlier messages no longer fit the context and were left out; only the last message is read\n"
     )
 
 
@@ -122,6 +122,14 @@ def test_system_text_is_set_for_what_follows(capsys: Captured) -> None:
     assert "system" not in engine.prompt(0)
     assert engine.prompt(1).startswith("<|im_start|>system\nAnswer in rhyme.<|im_end|>")
     assert "The system text is set, from the next message on." in notes(capsys)
+
+
+def test_system_text_is_taken_away_with_off(capsys: Captured) -> None:
+    engine = FakeEngine()
+    talk(Chat(engine, system="Answer in rhyme."), "Hi", "/system off", "Hi", "/system")
+    assert "system" in engine.prompt(0) and "system" not in engine.prompt(1)
+    told = [line for line in notes(capsys) if "system text" in line]
+    assert told == ["There is no system text, from the next message on.", "There is no system text."]
 
 
 @pytest.mark.parametrize(("system", "shown"), [(None, "There is no system text."), ("Be brief.", "Be brief.")])
@@ -258,6 +266,7 @@ def test_summary_has_tokens_rate_latency_and_context() -> None:
 
 def test_summary_of_an_answer_that_ended_early_says_why() -> None:
     assert summary(completion(41, "length"), 2048).endswith(" · context 141 / 2048 · cut off at the token limit")
+    assert summary(completion(41, "length"), 141).endswith(" · context 141 / 141 · cut off as the context is full")
     assert summary(completion(41, "cancelled"), 2048).endswith(" · context 141 / 2048 · interrupted")
 
 

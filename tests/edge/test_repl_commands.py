@@ -114,6 +114,17 @@ def test_branch_that_ends_before_the_others_part_from_it(capsys: Captured) -> No
     assert notes(capsys)[-2:] == ["  1  2 turns; turn 2: Two → b", "* 2  1 turn; there is no turn 2"]
 
 
+def test_branches_take_a_line_each(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    talk = talk_with(FakeEngine(["word " * 40, "other " * 40]), "One " * 40, "/retry")
+    capsys.readouterr()
+    for columns in (50, 72, 100):
+        monkeypatch.setattr("edge.repl_turns.note_columns", lambda columns=columns: columns)
+        obey(talk, "/branch")
+        first, second = capsys.readouterr().err.splitlines()
+        assert first.startswith("  1  1 turn; turn 1: One") and " → word" in first and len(first) < columns
+        assert second.startswith("* 2  1 turn; turn 1: One") and " → other" in second and len(second) < columns
+
+
 def test_branch_without_others_and_of_no_number(capsys: Captured) -> None:
     talk_with(FakeEngine(), "One", "/branch", "/branch 2")
     assert notes(capsys) == [
@@ -129,21 +140,27 @@ def test_branch_without_others_and_of_no_number(capsys: Captured) -> None:
 def test_set_changes_what_is_sent_and_lists_what_differs(capsys: Captured) -> None:
     engine = FakeEngine()
     commands = ("/set temperature 0.25", "/set max_tokens 7", "/set logit_bias 5=-1.5,7=2")
-    talk_with(engine, "/set", *commands, "/set", "Hi", "/set temperature default", "/set max_tokens default")
+    talk_with(
+        engine, "/set", *commands, "/set", "/set top_p", "Hi", "/set temperature default", "/set max_tokens default"
+    )
     sampling = engine.requests[0].sampling
     assert (sampling.temperature, sampling.logit_bias, engine.requests[0].max_tokens) == (
         0.25,
         ((5, -1.5), (7, 2.0)),
         7,
     )
+    names = ", ".join(["max_tokens", *SamplingSettings.__dataclass_fields__])
     assert notes(capsys) == [
         "Every setting has its default.",
+        f"Settings: {names}.",
         "temperature = 0.25",
         "max_tokens = 7",
         "logit_bias = 5=-1.5,7=2",
         "max_tokens = 7 (default: none)",
         "temperature = 0.25 (default: 0.5)",
         "logit_bias = 5=-1.5,7=2 (default: [])",
+        f"Settings: {names}.",
+        "top_p = 0.95 (default: 0.95)",
         "temperature = 0.5",
         "max_tokens = none",
     ]
@@ -154,7 +171,7 @@ def test_set_changes_what_is_sent_and_lists_what_differs(capsys: Captured) -> No
     [
         ("/set temprature 1", "There is no setting 'temprature'.", "Did you mean temperature?"),
         ("/set heat 1", "There is no setting 'heat'.", "Settings: max_tokens, temperature, "),
-        ("/set temperature", "temperature needs a value.", "Usage: /set NAME VALUE; the value default takes it back."),
+        ("/set temprature", "There is no setting 'temprature'.", "Did you mean temperature?"),
         ("/set temperature hot", "temperature is 'hot'.", "temperature must be a number, or default."),
         ("/set top_k 1.5", "top_k is '1.5'.", "top_k must be a whole number, or default."),
         ("/set top_p 7", "top_p is 7.0.", "top_p must be above 0 and at most 1."),

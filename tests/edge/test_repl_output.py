@@ -254,9 +254,20 @@ def test_note_that_passes_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("edge.repl_output.note_columns", lambda: 40)
     with passing_note("Loading x.gguf …") as clear:
         clear()
     assert terminal.written == ["\x1b[2mLoading x.gguf …\x1b[0m", "\r\x1b[K"]
+
+
+def test_note_that_passes_stays_in_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("edge.repl_output.note_columns", lambda: 12)
+    with passing_note("Loading a-long-name.gguf …"):
+        pass
+    assert terminal.written == ["\x1b[2mLoading a-…\x1b[0m", "\r\x1b[K"]
 
 
 def test_note_that_passes_is_not_written_where_it_would_stay(capsys: pytest.CaptureFixture[str]) -> None:

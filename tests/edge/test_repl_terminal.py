@@ -175,6 +175,9 @@ def test_dumb_terminal_gets_no_sequences(
     chat.wait_for(SUMMARY)
     chat.type("/branch\n")
     chat.wait_for("one branch only")
+    chat.wait_for("> ")
+    chat.type(CTRL_C)
+    chat.wait_for(r"\^C\r\n> ")
     chat.type(CTRL_D)
     chat.wait_for("$")
     assert chat.process.wait(LIMIT_SECONDS) == 0
