@@ -1,7 +1,7 @@
 """The best settings for a model file on this machine, or for a model that has yet to be converted, within milliseconds.
 
-For commands that are given neither `--ctx` nor `--quant`. Reads a file's header, and imports neither numpy nor
-llama.cpp (which is asked about graphics cards, if this machine has any).
+For commands that are given neither `--ctx` nor `--quant`. Reads a file's header, and imports no numpy; llama.cpp is
+asked about graphics cards where no device is given.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge.device_profiles import Device, this_device
+from edge.device_profiles import Device, this_device, without_gpu
 from edge.fitting import PREFILL_TOKENS, Candidate, Extras, Fit, Shortfall, allows, context_of, fit
 from edge.gguf_file import GGUFFile, read_gguf
 from edge.model_shape import stored_model
@@ -47,14 +47,25 @@ class BestFit:
         assert self.fit is not None, "either it fits or something is missing"
         types = {chosen.key_type, chosen.value_type}
         cache = "" if types == {"F16"} else f", keys and values in {chosen.key_type}/{chosen.value_type}"
-        layers = len(self.candidate.model.shape.layers) + 1
-        split = f", {chosen.gpu_layers} of {layers} layers on the graphics card" if chosen.gpu_layers > 0 else ""
         total = size_text(self.fit.prediction.total)
-        return f"Using {chosen.context_tokens:,} tokens of context{cache}{split}: about {total} of memory."
+        return (
+            f"Using {chosen.context_tokens:,} tokens of context{cache}{_split_text(self.fit)}: about {total} of memory."
+        )
 
     @property
     def allows_quantized_cache(self) -> bool:
         return allows(self.candidate, CACHE_TYPES[1])
+
+
+def _split_text(found: Fit) -> str:
+    """Where layers are; nothing is said of a model that is in one place."""
+    cards = [layers for layers in found.gpu_split if layers]
+    if not cards or (found.is_whole_on_gpu and len(cards) == 1):
+        return ""
+    layers = f"{found.gpu_layers} of {len(found.candidate.model.shape.layers) + 1} layers"
+    if len(cards) == 1:
+        return f", {layers} on the graphics card"
+    return f", {layers} on {len(cards)} graphics cards ({' + '.join(map(str, cards))})"
 
 
 def best_that_fits(
@@ -83,11 +94,12 @@ def find_best_fit(
     `given` names of it.
 
     All layers on the graphics card come first, then a usual context, then keys and values in 16 bits: each is given up
-    only where it does not fit. A context of up to `longest_tokens` is taken where there is room to spare.
+    only where it does not fit, and context and 16 bits for the card only where all layers come to it by that. A context
+    of up to `longest_tokens` is taken where there is room to spare.
     """
     base = base or ModelSettings()
     device = device or this_device(measures_bandwidth=False)
-    device = replace(device, gpu=None) if base.gpu_layers == 0 else device
+    device = without_gpu(device) if base.gpu_layers == 0 else device
     candidate = Candidate("", stored_model(read_gguf(model) if isinstance(model, Path) else model))
     search = _Search(candidate, device, base, frozenset(given))
     trained = candidate.model.shape.context_tokens
@@ -106,7 +118,7 @@ def find_best_fit(
         assert isinstance(last, Shortfall), "what does not fit says why"
         return BestFit(candidate, search.smallest(trained, types_to_try[-1]), None, last)
     good = (found for found in fits if _is_on_fast_memory(found, device, base))
-    return search.best(next(good, None) or max(fits, key=lambda found: found.gpu_layers))
+    return search.best(next(good, fits[0]))
 
 
 @dataclass(frozen=True)
@@ -149,7 +161,7 @@ class _Search:
 
     def best(self, found: Fit) -> BestFit:
         settings = planned_settings(found)
-        if found.gpu_layers == 0 or self._gpu_layers is not None:
+        if not self.device.gpus or self._gpu_layers is not None:
             settings = replace(settings, gpu_layers=self.base.gpu_layers)
         return BestFit(self.candidate, settings, found)
 
@@ -183,10 +195,8 @@ def _extras(base: ModelSettings) -> Extras:
 
 
 def _has_room_to_spare(found: Fit, device: Device) -> bool:
-    pools = [(found.prediction.ram, device.ram)]
-    if device.gpu:
-        pools.append((found.prediction.gpu, device.gpu))
-    is_whole = device.gpu is None or found.is_whole_on_gpu
+    pools = [(found.prediction.ram, device.ram), *zip(found.prediction.gpus, device.gpus, strict=True)]
+    is_whole = not device.gpus or found.is_whole_on_gpu
     return is_whole and all(2 * used.with_error <= pool.free_bytes for used, pool in pools)
 
 
@@ -195,4 +205,4 @@ def _is_on_fast_memory(found: Fit, device: Device, base: ModelSettings) -> bool:
     is_usable = found.context.context_tokens >= min(
         USEFUL_CONTEXT_TOKENS * base.parallel, base.context_tokens or 1 << 31
     )
-    return (device.gpu is None or found.is_whole_on_gpu) and is_usable
+    return (not device.gpus or found.is_whole_on_gpu) and is_usable

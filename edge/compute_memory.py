@@ -9,12 +9,15 @@ its allocator leaves between them have no formula; one of a query's width, which
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from edge.kv_cache_memory import ContextPlan, window_cells
 from edge.model_shape import Layer, ModelShape
 
 _VALUE_BYTES = 4
 _MASK_BYTES = 2
 _MASK_BYTES_WITHOUT_FLASH_ATTENTION = 4
+_STEPS_AT_ONCE = 4
 
 # families whose feed-forward network runs beside attention, so that the input of both is kept meanwhile
 _PARALLEL = frozenset({"cohere2", "command-r", "falcon", "gptneox", "phi2", "stablelm", "plamo", "codeshell"})
@@ -25,7 +28,7 @@ def compute_bytes(shape: ModelShape, context: ContextPlan) -> int:
     """The compute buffer of a context whose layers are all on one device."""
     tokens = _step_tokens(context)
     masks = _mask_bytes(shape, context, tokens)
-    in_layers = masks + _VALUE_BYTES * tokens * (shape.hidden + shape.layer_embedding * len(shape.layers))
+    in_layers = masks + _embedding_bytes(shape, context)
     busiest = max(
         in_layers + _VALUE_BYTES * tokens * _feed_forward_values(shape),
         in_layers + _VALUE_BYTES * tokens * _attention_values(shape) + _score_bytes(shape, context, tokens),
@@ -35,11 +38,35 @@ def compute_bytes(shape: ModelShape, context: ContextPlan) -> int:
     return busiest + _rotation_bytes(context)
 
 
-def host_input_bytes(shape: ModelShape, context: ContextPlan) -> int:
-    """What main memory holds of a step that a graphics card computes: embeddings of its tokens, and the masks."""
-    tokens = _step_tokens(context)
-    width = shape.hidden + shape.layer_embedding * len(shape.layers)
-    return _mask_bytes(shape, context, tokens) + _VALUE_BYTES * tokens * width
+@lru_cache(maxsize=1024)
+def card_compute_bytes(shape: ModelShape, context: ContextPlan, *, is_first: bool = True, is_alone: bool = True) -> int:
+    """The compute buffer of one of the graphics cards that hold all layers between them, in the order of the layers.
+
+    A card alone gets the embeddings from main memory and keeps no second copy. Several work on several steps at once:
+    each has what comes into the step as often as that, and all but the first what the card before gives.
+    Source: llama.cpp, ggml/src/ggml-backend.cpp (GGML_SCHED_MAX_COPIES).
+    """
+    embeddings = _VALUE_BYTES * _step_tokens(context) * shape.hidden
+    if is_alone:
+        return compute_bytes(shape, context) - embeddings
+    handed_over = 0 if is_first else _STEPS_AT_ONCE * embeddings
+    return compute_bytes(shape, context) + (_STEPS_AT_ONCE - 1) * _input_bytes(shape, context) + handed_over
+
+
+def host_input_bytes(shape: ModelShape, context: ContextPlan, cards: int = 1) -> int:
+    """What main memory holds of a step that graphics cards compute: embeddings of its tokens, twice, and the masks."""
+    steps = _STEPS_AT_ONCE if cards > 1 else 1
+    return steps * _input_bytes(shape, context) + _VALUE_BYTES * _step_tokens(context) * shape.hidden
+
+
+def _input_bytes(shape: ModelShape, context: ContextPlan) -> int:
+    """Embeddings and masks of a step; of these, without flash attention, a second form."""
+    masks = _mask_bytes(shape, context, _step_tokens(context))
+    return _embedding_bytes(shape, context) + (masks if context.has_flash_attention else 2 * masks)
+
+
+def _embedding_bytes(shape: ModelShape, context: ContextPlan) -> int:
+    return _VALUE_BYTES * _step_tokens(context) * (shape.hidden + shape.layer_embedding * len(shape.layers))
 
 
 def output_bytes(shape: ModelShape, context: ContextPlan) -> int:

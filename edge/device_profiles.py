@@ -51,13 +51,26 @@ class Device:
     name: str
     description: str
     ram: MemoryPool
-    gpu: MemoryPool | None = None
+    gpus: tuple[MemoryPool, ...] = ()
+    """Graphics cards, as llama.cpp numbers them."""
     repacked_types: frozenset[str] = _X86_REPACKED
     """Tensor types of which its processor gets a second copy."""
     is_unified: bool = False
     """Whether the graphics processor computes in main memory, so that both share what is free there."""
     swap_bytes: int = 0
     """Free, and not counted: a model that is read from there answers at the speed of the disk."""
+
+    @property
+    def graphics(self) -> MemoryPool | None:
+        """All graphics cards together, as fast as the slowest of them; None if there is none."""
+        if not self.gpus:
+            return None
+        return MemoryPool(
+            total_bytes=sum(gpu.total_bytes for gpu in self.gpus),
+            free_bytes=sum(gpu.free_bytes for gpu in self.gpus),
+            bandwidth=min(gpu.bandwidth for gpu in self.gpus),
+            operations=min(gpu.operations for gpu in self.gpus),
+        )
 
 
 def find_device(name: str) -> Device:
@@ -87,14 +100,14 @@ def described_device(*, vram: str | None, ram: str | None, bandwidth: str | None
     rate = parse_bandwidth(bandwidth) if bandwidth else None
     ram_bytes = parse_size(ram) if ram else parse_size(vram or "0")
     gpu_bytes = parse_size(vram) if vram else 0
-    gpu = MemoryPool(gpu_bytes, gpu_bytes, rate or DEFAULT_GPU_BANDWIDTH, DEFAULT_GPU_OPERATIONS) if gpu_bytes else None
-    ram_rate = DEFAULT_RAM_BANDWIDTH if gpu or rate is None else rate
+    gpu = MemoryPool(gpu_bytes, gpu_bytes, rate or DEFAULT_GPU_BANDWIDTH, DEFAULT_GPU_OPERATIONS)
+    ram_rate = DEFAULT_RAM_BANDWIDTH if gpu_bytes or rate is None else rate
     parts = [f"{vram} of graphics memory" if vram else "", f"{ram} of main memory" if ram else ""]
     return Device(
         name="described",
         description=" and ".join(part for part in parts if part),
         ram=MemoryPool(ram_bytes, ram_bytes, ram_rate, _DESCRIBED_CORES * OPERATIONS_PER_CORE),
-        gpu=gpu,
+        gpus=(gpu,) if gpu_bytes else (),
     )
 
 
@@ -104,23 +117,23 @@ def parse_bandwidth(text: str) -> float:
 
 
 def this_device(machine: Machine | None = None, *, measures_bandwidth: bool = True) -> Device:
-    """This machine as it is now: memory that is free inside its limits, and its largest graphics card."""
+    """This machine as it is now: memory that is free inside its limits, and the graphics cards llama.cpp can use."""
     machine = machine or examine_machine()
     bandwidth = _measured_bandwidth(machine) if measures_bandwidth else DEFAULT_RAM_BANDWIDTH
-    card = _best_card() if any(gpu.has_driver for gpu in machine.gpus) else None
+    cards = _usable_cards()
     return Device(
         name=THIS,
         description=machine.cpu.name,
         ram=_pool_of(machine.ram, bandwidth, machine.cores.usable * OPERATIONS_PER_CORE),
-        gpu=_graphics_memory(card) if card else None,
-        is_unified=card is not None and (card.kind != "GPU" or any(gpu.vendor == "Apple" for gpu in machine.gpus)),
+        gpus=tuple(_graphics_memory(card) for card in cards),
+        is_unified=any(card.kind != "GPU" for card in cards) or any(gpu.vendor == "Apple" for gpu in machine.gpus),
         repacked_types=repacked_types(machine.cpu.simd),
         swap_bytes=machine.ram.swap_free_bytes,
     )
 
 
 def without_gpu(device: Device) -> Device:
-    return replace(device, gpu=None)
+    return replace(device, gpus=())
 
 
 def _pool_of(ram: Ram, bandwidth: float, operations: float) -> MemoryPool:
@@ -128,12 +141,23 @@ def _pool_of(ram: Ram, bandwidth: float, operations: float) -> MemoryPool:
     return MemoryPool(total, ram.available_bytes, bandwidth, operations)
 
 
-def _best_card() -> ComputeDevice | None:
-    """The card with the most free memory that the installed llama.cpp can compute on; None if it can on none."""
+def _usable_cards() -> list[ComputeDevice]:
+    """The cards that the installed llama.cpp computes on, in its order; integrated ones only where there are no others.
+
+    It is asked itself: a card may be there without a driver or a build for it, or need none that the system shows.
+    Of several interfaces the first counts, because the others may list the same cards once more.
+    Source: llama.cpp, src/llama.cpp (llama_prepare_model_devices).
+    """
     from edge.llama.system import devices
 
-    cards = [device for device in devices() if device.is_gpu and device.total_bytes]
-    return max(cards, key=lambda card: card.free_bytes, default=None)
+    found = [device for device in devices() if device.is_gpu]
+    cards = [device for device in found if device.kind == "GPU"] or found
+    return [card for card in cards if _interface(card) == _interface(cards[0])]
+
+
+def _interface(card: ComputeDevice) -> str:
+    """CUDA of CUDA0."""
+    return card.name.rstrip("0123456789")
 
 
 def _graphics_memory(card: ComputeDevice) -> MemoryPool:
@@ -173,7 +197,7 @@ def _of_profile(name: str, profile: Mapping[str, Any]) -> Device:
         name=name,
         description=profile["description"],
         ram=_pool(profile["ram"]),
-        gpu=_pool(profile["gpu"]) if "gpu" in profile else None,
+        gpus=(_pool(profile["gpu"]),) if "gpu" in profile else (),
         repacked_types=repacked_types(simd) if simd else _X86_REPACKED,
     )
 

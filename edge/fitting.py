@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edge.device_profiles import Device
+from edge.gpu_split import Split, fixed_layers, most_layers
 from edge.kv_cache_memory import ContextPlan, allows_cache_type
 from edge.memory import (
     DEFAULT_CHECKPOINT_BYTES,
@@ -59,14 +60,19 @@ class Shortfall:
 
 @dataclass(frozen=True)
 class Fit:
-    """A context that fits, with as many layers on the graphics card as possible."""
+    """A context that fits, with as many layers on graphics cards as possible."""
 
     candidate: Candidate
     context: ContextPlan
-    gpu_layers: int
+    gpu_split: Split
+    """Layers on each card of the device."""
     prediction: MemoryPrediction
     tokens_per_second: float
     """Of one answer, with the context half full."""
+
+    @property
+    def gpu_layers(self) -> int:
+        return sum(self.gpu_split)
 
     @property
     def is_whole_on_gpu(self) -> bool:
@@ -103,15 +109,15 @@ def fit(
     step_tokens: Sequence[int] = (),
     gpu_layers: int | None = None,
 ) -> Fit | Shortfall:
-    """The largest step that leaves all layers on the card, or fits at all; else what is missing with the smallest.
+    """The largest step that leaves all layers on cards, or fits at all; else what is missing with the smallest.
 
     `step_tokens` are those to try, by default what the context says and less; with `gpu_layers`, just so many are on
-    the card.
+    cards.
     """
     tried: list[Fit | Shortfall] = []
     for tokens in step_tokens or _step_sizes(context.batch_tokens):
         found = _fit(candidate, replace(context, batch_tokens=tokens), device, extras, gpu_layers)
-        if isinstance(found, Fit) and (device.gpu is None or found.is_whole_on_gpu):
+        if isinstance(found, Fit) and (not device.gpus or found.is_whole_on_gpu):
             return found
         tried.append(found)
     fits = [found for found in tried if isinstance(found, Fit)]
@@ -126,83 +132,78 @@ def _step_sizes(most: int) -> list[int]:
 def _fit(
     candidate: Candidate, context: ContextPlan, device: Device, extras: Extras, gpu_layers: int | None
 ) -> Fit | Shortfall:
-    whole = len(candidate.model.shape.layers) + 1
-    if device.gpu is None:
-        layers = 0
-    elif gpu_layers is None:
-        layers = _most_gpu_layers(candidate.model, context, device, extras)
+    model, whole = candidate.model, len(candidate.model.shape.layers) + 1
+
+    def predict(split: Split) -> MemoryPrediction:
+        return _predict(model, context, device, split, extras)
+
+    may_spread = not model.shape.layer_embedding  # what these hand from card to card is not predicted
+    if gpu_layers is None:
+        split = most_layers(predict, device, whole, may_spread=may_spread)
     else:
-        layers = min(gpu_layers, whole)
-    prediction = _predict(candidate.model, context, device, layers, extras)
-    if shortfall := _ram_shortfall(prediction, device):
+        split = fixed_layers(predict, device, min(gpu_layers, whole), may_spread=may_spread)
+    prediction = predict(split)
+    if shortfall := _ram_shortfall(prediction, device) or _graphics_shortfall(prediction, device):
         return shortfall
-    if device.gpu and prediction.gpu.with_error > device.gpu.free_bytes and layers:
-        return Shortfall("graphics memory", prediction.gpu.with_error, device.gpu.free_bytes)
-    return Fit(candidate, context, layers, prediction, decode_speed(candidate.model, context, device, layers))
+    return Fit(candidate, context, split, prediction, decode_speed(model, context, device, split))
 
 
 def gpu_shortfall(candidate: Candidate, context: ContextPlan, device: Device) -> Shortfall | None:
-    """What is missing to have the whole model on the card; None if nothing is, or there is no card."""
-    if device.gpu is None:
-        return None
-    whole = len(candidate.model.shape.layers) + 1
+    """What is missing to have the whole model on the cards; None if nothing is, or there is no card."""
     smallest = replace(context, batch_tokens=min(context.batch_tokens, PREFILL_TOKENS[-1]))
-    needed = _predict(candidate.model, smallest, device, whole, NO_EXTRAS).gpu.with_error
-    return Shortfall("graphics memory", needed, device.gpu.free_bytes) if needed > device.gpu.free_bytes else None
-
-
-def _most_gpu_layers(model: StoredModel, context: ContextPlan, device: Device, extras: Extras) -> int:
-    """The most layers that fit on the card, by halving: each one more takes more."""
-    if device.gpu is None:
-        return 0
-    gpu = device.gpu
-
-    def fits(layers: int) -> bool:
-        prediction = _predict(model, context, device, layers, extras)
-        is_room = not device.is_unified or _ram_shortfall(prediction, device) is None
-        return is_room and prediction.gpu.with_error <= gpu.free_bytes
-
-    whole = len(model.shape.layers) + 1
-    if fits(whole):
-        return whole
-    low, high = 0, whole
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    whole = len(candidate.model.shape.layers) + 1
+    split = fixed_layers(
+        lambda split: _predict(candidate.model, smallest, device, split, NO_EXTRAS),
+        device,
+        whole,
+        may_spread=not candidate.model.shape.layer_embedding,
+    )
+    return _graphics_shortfall(_predict(candidate.model, smallest, device, split, NO_EXTRAS), device)
 
 
 def _predict(
-    model: StoredModel, context: ContextPlan, device: Device, gpu_layers: int, extras: Extras
+    model: StoredModel, context: ContextPlan, device: Device, split: Split, extras: Extras
 ) -> MemoryPrediction:
     return predict_memory(
         model,
         context,
-        Placement(gpu_layers, device.repacked_types),
+        Placement(split, device.repacked_types),
         adapter_bytes=extras.adapter_bytes,
         checkpoint_bytes=extras.checkpoint_bytes,
     )
 
 
+def _graphics_shortfall(prediction: MemoryPrediction, device: Device) -> Shortfall | None:
+    """What is missing on the cards: on all of them together, unless one alone has too little for its part."""
+    over = [
+        (used.with_error, gpu.free_bytes)
+        for used, gpu in zip(prediction.gpus, device.gpus, strict=True)
+        if used.with_error > gpu.free_bytes
+    ]
+    if not over:
+        return None
+    needed, free = sum(used.with_error for used in prediction.gpus), sum(gpu.free_bytes for gpu in device.gpus)
+    return Shortfall("graphics memory", *((needed, free) if needed > free else over[0]))
+
+
 def _ram_shortfall(prediction: MemoryPrediction, device: Device) -> Shortfall | None:
     """What is missing in main memory, which may be that of the graphics processor as well."""
-    needed = prediction.ram.with_error + (prediction.gpu.with_error if device.is_unified else 0)
+    needed = prediction.ram.with_error + sum(used.with_error for used in prediction.gpus if device.is_unified)
     return Shortfall("main memory", needed, device.ram.free_bytes) if needed > device.ram.free_bytes else None
 
 
-def decode_speed(model: StoredModel, context: ContextPlan, device: Device, gpu_layers: int) -> float:
+def decode_speed(model: StoredModel, context: ContextPlan, device: Device, split: Split) -> float:
     """Tokens a second of all sequences together, their context half full, as memory bandwidth allows.
 
-    Weights are read once for all sequences, keys and values for each; with many of them, arithmetic takes longer.
+    Weights are read once for all sequences, keys and values for each; with many of them, arithmetic takes longer. What
+    is on several cards is computed by one after the other.
     """
-    tokens, streams = context.context_tokens // (2 * context.sequences), context.sequences
-    empty, half = (decode_bytes(model, context, gpu_layers, filled) for filled in (1, max(tokens, 1)))
-    operations = decode_operations(model, gpu_layers)
-    pools = ((device.gpu, GPU_EFFICIENCY), (device.ram, RAM_EFFICIENCY))
+    tokens, streams, placement = context.context_tokens // (2 * context.sequences), context.sequences, Placement(split)
+    empty, half = (decode_bytes(model, context, placement, filled) for filled in (1, max(tokens, 1)))
+    operations = decode_operations(model, placement)
+    pools = [*((gpu, GPU_EFFICIENCY) for gpu in device.gpus), (device.ram, RAM_EFFICIENCY)]
     seconds = 0.0
     for place, (pool, efficiency) in enumerate(pools):
-        if pool is None:
-            continue
         read = empty[place] + streams * max(0, half[place] - empty[place])
         seconds += max(read / (pool.bandwidth * efficiency), streams * operations[place] / pool.operations)
     return streams / seconds

@@ -58,7 +58,9 @@ class LocalEngine:
             check_adapter(adapter, file)
             exact_with[name] = exact_step_tokens(adapter)
         with ExitStack() as opened:
-            self._model = opened.enter_context(Model(path, gpu_layers=settings.gpu_layers))
+            self._model = opened.enter_context(
+                Model(path, gpu_layers=settings.gpu_layers, gpu_split=settings.gpu_split)
+            )
             self._adapters = {
                 name: opened.enter_context(Adapter(self._model, wanted.path)) for name, wanted in named.items()
             }

@@ -7,11 +7,11 @@ does not report was measured, and says so below.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from edge.compute_memory import compute_bytes, host_input_bytes, output_bytes
+from edge.compute_memory import card_compute_bytes, compute_bytes, host_input_bytes, output_bytes
 from edge.kv_cache_memory import ContextPlan, cache_bytes_by_layer
 from edge.model_shape import ModelShape, StoredModel
 
@@ -32,10 +32,15 @@ _WORK_BYTES_PER_VALUE = 1.2
 class Placement:
     """Where a model's layers are computed."""
 
-    gpu_layers: int = 0
-    """As llama.cpp counts: the output, then the blocks from the last one on; all are one more than the blocks."""
+    gpu_split: tuple[int, ...] = ()
+    """Layers on each graphics card, the first ones on the first; the output is the last layer."""
     repacked_types: Collection[str] = ()
     """Tensor types of which the processor gets a copy in an order that computes faster."""
+
+    @property
+    def gpu_layers(self) -> int:
+        """As llama.cpp counts: the output, then the blocks from the last one on; all are one more than the blocks."""
+        return sum(self.gpu_split)
 
 
 @dataclass(frozen=True)
@@ -64,14 +69,19 @@ class DeviceBytes:
 
 @dataclass(frozen=True)
 class MemoryPrediction:
-    gpu: DeviceBytes
+    gpus: tuple[DeviceBytes, ...]
+    """Each graphics card; one without layers has nothing."""
     ram: DeviceBytes
     mapped_copy_bytes: int
     """Pages of the file whose repacked copies are in use: they count in the process's peak, but can be dropped."""
 
     @property
+    def gpu_total(self) -> int:
+        return sum(gpu.total for gpu in self.gpus)
+
+    @property
     def total(self) -> int:
-        return self.gpu.total + self.ram.total
+        return self.gpu_total + self.ram.total
 
     @property
     def peak_resident_bytes(self) -> int:
@@ -95,8 +105,8 @@ class _ContextBytes:
 
     cache_by_layer: tuple[int, ...]
     compute: int
-    host_input: int
     output: int
+    host: int
 
 
 @lru_cache(maxsize=1024)
@@ -104,8 +114,8 @@ def _context_bytes(shape: ModelShape, context: ContextPlan) -> _ContextBytes:
     return _ContextBytes(
         cache_by_layer=tuple(cache_bytes_by_layer(shape, context)),
         compute=compute_bytes(shape, context),
-        host_input=host_input_bytes(shape, context),
         output=output_bytes(shape, context),
+        host=_host_bytes(shape, context),
     )
 
 
@@ -120,27 +130,32 @@ def predict_memory(
     """What a model takes with a context, its layers split as `placement` says."""
     placement = placement or Placement()
     first = first_gpu_layer(model, placement.gpu_layers)
-    gpu_weights, ram_weights = weights_bytes(model, placement.gpu_layers)
     sizes = _context_bytes(model.shape, context)
-    cache = sizes.cache_by_layer
     has_gpu = placement.gpu_layers > 0
-    on_gpu = DeviceBytes(
-        weights=gpu_weights,
-        cache=sum(cache[first:]),
-        compute=_gpu_compute_bytes(model, context, first) if has_gpu else 0,
-        adapters=adapter_bytes if has_gpu else 0,
-    )
-    is_whole_on_gpu = has_gpu and first == 0
     in_ram = DeviceBytes(
-        weights=ram_weights,
-        cache=sum(cache[:first]),
-        compute=sizes.host_input if is_whole_on_gpu else sizes.compute,
+        weights=weights_bytes(model, placement)[-1],
+        cache=sum(sizes.cache_by_layer[:first]),
+        compute=_ram_compute_bytes(model, context, placement),
         adapters=0 if has_gpu else adapter_bytes,
         output=sizes.output,
-        host=_host_bytes(model, context),
+        host=sizes.host,
         checkpoints=checkpoint_bytes if _keeps_checkpoints(model) else 0,
     )
-    return MemoryPrediction(on_gpu, in_ram, repacked_bytes(model, placement))
+    on_gpus = tuple(_on_gpus(model, context, placement, adapter_bytes))
+    return MemoryPrediction(on_gpus, in_ram, repacked_bytes(model, placement))
+
+
+def _on_gpus(
+    model: StoredModel, context: ContextPlan, placement: Placement, adapter_bytes: int
+) -> Iterator[DeviceBytes]:
+    weights, cache = weights_bytes(model, placement), _context_bytes(model.shape, context).cache_by_layer
+    for card, (layers, count) in enumerate(zip(layers_by_gpu(model, placement), placement.gpu_split, strict=True)):
+        yield DeviceBytes(
+            weights=weights[card],
+            cache=sum(cache[layers]),
+            compute=_gpu_compute_bytes(model, context, placement, card) if count else 0,
+            adapters=-(-adapter_bytes * count // placement.gpu_layers) if count else 0,
+        )
 
 
 def first_gpu_layer(model: StoredModel, gpu_layers: int) -> int:
@@ -149,16 +164,31 @@ def first_gpu_layer(model: StoredModel, gpu_layers: int) -> int:
     return min(count, max(0, count + 1 - gpu_layers))
 
 
-def weights_bytes(model: StoredModel, gpu_layers: int) -> tuple[int, int]:
-    """Weights on the graphics card and in main memory. Of a model with tied embeddings, both have a copy of them.
+def layers_by_gpu(model: StoredModel, placement: Placement) -> Iterator[slice]:
+    """The blocks of each graphics card. Source: llama.cpp, src/llama-model.cpp (load_tensors)."""
+    start, count = first_gpu_layer(model, placement.gpu_layers), len(model.shape.layers)
+    for layers in placement.gpu_split:
+        yield slice(min(start, count), min(start + layers, count))
+        start += layers
+
+
+def _output_gpu(placement: Placement) -> int | None:
+    """The card with the output: the last one that has layers."""
+    return max((card for card, layers in enumerate(placement.gpu_split) if layers), default=None)
+
+
+def weights_bytes(model: StoredModel, placement: Placement) -> list[int]:
+    """Weights on each graphics card and, last, in main memory. Tied embeddings are on a card and in main memory.
 
     Source: llama.cpp, src/llama-model.cpp: embeddings are looked up by the CPU, the output is where the last block is.
     """
-    if gpu_layers <= 0:
-        return 0, model.weights_bytes
-    first, places = first_gpu_layer(model, gpu_layers), model.places
-    in_ram = places.embedding_bytes + sum(places.block_bytes[:first])
-    return sum(places.block_bytes[first:]) + places.output_bytes + places.tied_bytes, in_ram
+    places, output_gpu = model.places, _output_gpu(placement)
+    if output_gpu is None:
+        return [*(0 for _ in placement.gpu_split), model.weights_bytes]
+    on_gpus = [sum(places.block_bytes[layers]) for layers in layers_by_gpu(model, placement)]
+    on_gpus[output_gpu] += places.output_bytes + places.tied_bytes
+    in_ram = places.embedding_bytes + sum(places.block_bytes[: first_gpu_layer(model, placement.gpu_layers)])
+    return [*on_gpus, in_ram]
 
 
 def repacked_bytes(model: StoredModel, placement: Placement) -> int:
@@ -169,42 +199,62 @@ def repacked_bytes(model: StoredModel, placement: Placement) -> int:
     return sum(sum(sizes[:first]) for sizes in copied) + output
 
 
-def decode_bytes(model: StoredModel, context: ContextPlan, gpu_layers: int, filled_tokens: int) -> tuple[int, int]:
-    """Bytes that are read to decode one token, on the graphics card and in main memory.
+def decode_bytes(model: StoredModel, context: ContextPlan, placement: Placement, filled_tokens: int) -> list[int]:
+    """Bytes that are read to decode one token, on each graphics card and, last, in main memory.
 
     All weights but the embeddings, of experts those that are used, and keys and values of `filled_tokens` tokens.
     """
-    first, places = first_gpu_layer(model, gpu_layers), model.places
+    places = model.places
     filled = ContextPlan(
         max(filled_tokens, 1), key_type=context.key_type, value_type=context.value_type, batch_tokens=1
     )
     cache = _context_bytes(model.shape, filled).cache_by_layer
-    on_gpu = sum(places.read_bytes[first:]) + sum(cache[first:])
-    in_ram = sum(places.read_bytes[:first]) + sum(cache[:first])
-    output = places.output_bytes + places.tied_bytes
-    return (on_gpu + output, in_ram) if gpu_layers > 0 else (on_gpu, in_ram + output)
+    read = [weights + keys for weights, keys in zip(places.read_bytes, cache, strict=True)]
+    return _by_place(model, placement, read, places.output_bytes + places.tied_bytes)
 
 
-def decode_operations(model: StoredModel, gpu_layers: int) -> tuple[int, int]:
-    """Multiplications and additions of one token with the weights, on the graphics card and on the processor."""
-    first, places = first_gpu_layer(model, gpu_layers), model.places
-    on_gpu, in_ram = 2 * sum(places.read_elements[first:]), 2 * sum(places.read_elements[:first])
-    output = 2 * places.output_elements
-    return (on_gpu + output, in_ram) if gpu_layers > 0 else (on_gpu, in_ram + output)
+def decode_operations(model: StoredModel, placement: Placement) -> list[int]:
+    """Multiplications and additions of one token with the weights, on each graphics card and on the processor."""
+    places = model.places
+    return [2 * each for each in _by_place(model, placement, places.read_elements, places.output_elements)]
 
 
-def _gpu_compute_bytes(model: StoredModel, context: ContextPlan, first: int) -> int:
-    """As on the CPU; and where some layers stay there, room for one of their weights.
+def _by_place(model: StoredModel, placement: Placement, of_blocks: Sequence[int], of_output: int) -> list[int]:
+    """What belongs to blocks and output, summed for each graphics card and, last, for main memory."""
+    output_gpu = _output_gpu(placement)
+    sums = [sum(of_blocks[layers]) for layers in layers_by_gpu(model, placement)]
+    sums.append(sum(of_blocks[: first_gpu_layer(model, placement.gpu_layers)]))
+    sums[-1 if output_gpu is None else output_gpu] += of_output
+    return sums
 
-    For steps of many tokens llama.cpp moves the weights of such layers to the card, one product after the other.
+
+def _is_whole_on_gpus(model: StoredModel, placement: Placement) -> bool:
+    return placement.gpu_layers > len(model.shape.layers)
+
+
+def _gpu_compute_bytes(model: StoredModel, context: ContextPlan, placement: Placement, card: int) -> int:
+    """As on the CPU; and where some layers stay there, the first card has room for one of their weights.
+
+    For steps of many tokens llama.cpp moves the weights of such layers to that card, one product after the other.
     """
-    return _context_bytes(model.shape, context).compute + max(model.places.largest_bytes[:first], default=0)
+    used = [place for place, layers in enumerate(placement.gpu_split) if layers]
+    if _is_whole_on_gpus(model, placement):
+        return card_compute_bytes(model.shape, context, is_first=card == used[0], is_alone=len(used) == 1)
+    first = first_gpu_layer(model, placement.gpu_layers)
+    moved = max(model.places.largest_bytes[:first], default=0) if card == used[0] else 0
+    return _context_bytes(model.shape, context).compute + moved
 
 
-def _host_bytes(model: StoredModel, context: ContextPlan) -> int:
-    widest = max(layer.feed_forward for layer in model.shape.layers)
-    work = _WORK_BYTES_PER_VALUE * context.step_tokens * max(widest, model.shape.query_width, model.shape.hidden)
-    vocabulary = HOST_BYTES_PER_TOKEN * model.shape.vocabulary + HOST_BYTES_PER_MERGE * model.shape.merges
+def _ram_compute_bytes(model: StoredModel, context: ContextPlan, placement: Placement) -> int:
+    if _is_whole_on_gpus(model, placement):
+        return host_input_bytes(model.shape, context, sum(1 for layers in placement.gpu_split if layers))
+    return _context_bytes(model.shape, context).compute
+
+
+def _host_bytes(shape: ModelShape, context: ContextPlan) -> int:
+    widest = max(layer.feed_forward for layer in shape.layers)
+    work = _WORK_BYTES_PER_VALUE * context.step_tokens * max(widest, shape.query_width, shape.hidden)
+    vocabulary = HOST_BYTES_PER_TOKEN * shape.vocabulary + HOST_BYTES_PER_MERGE * shape.merges
     return HOST_BASE_BYTES + vocabulary + round(work)
 
 

@@ -51,6 +51,8 @@ class PlannedSettings:
     prefill_tokens: int
     key_type: KVType
     value_type: KVType
+    gpu_split: tuple[int, ...] = ()
+    """Layers on each graphics card, where there are several."""
 
     def model_settings(self, base: ModelSettings | None = None) -> ModelSettings:
         """Settings with these values, and the others as they are in `base`."""
@@ -59,6 +61,7 @@ class PlannedSettings:
             context_tokens=self.context_tokens,
             parallel=self.parallel,
             gpu_layers=self.gpu_layers,
+            gpu_split=self.gpu_split,
             prefill_tokens=self.prefill_tokens,
             key_type=self.key_type,
             value_type=self.value_type,
@@ -103,6 +106,7 @@ def planned_settings(found: Fit) -> PlannedSettings:
         prefill_tokens=context.batch_tokens,
         key_type=context.key_type,
         value_type=context.value_type,
+        gpu_split=found.gpu_split if len(found.gpu_split) > 1 else (),
     )
 
 

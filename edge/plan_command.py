@@ -52,7 +52,7 @@ def plan(
     except EdgeError as error:
         if "more than is free" not in error.message:
             raise
-        free = max(chosen.ram.free_bytes, chosen.gpu.free_bytes if chosen.gpu else 0)
+        free = max(chosen.ram.free_bytes, chosen.graphics.free_bytes if chosen.graphics else 0)
         raise EdgeError(
             f"{model} fits nowhere on {chosen.name}: {error.message}", hint=smaller_model_hint(free)
         ) from error

@@ -29,12 +29,17 @@ def render(model: ModelToPlan, plan: Plan) -> list[Table]:
 def _about(model: ModelToPlan, plan: Plan) -> Table:
     device = plan.device
     rows = [("Model", f"{model.reference} ({model.origin})"), ("Device", f"{device.name}: {device.description}")]
-    if device.gpu:
-        rows.append(("Graphics memory", _pool_text(device.gpu)))
+    rows += [(name, _pool_text(gpu)) for name, gpu in zip(_card_names(device), device.gpus, strict=True)]
     rows.append(("Main memory", _pool_text(device.ram)))
     if device.swap_bytes:
         rows.append(("Swap", f"{size_text(device.swap_bytes)} free, not counted: too slow to answer from"))
     return section("Plan", rows)
+
+
+def _card_names(device: Device) -> list[str]:
+    """What the cards are called in a plan; numbered where there are several, as llama.cpp numbers them."""
+    count = len(device.gpus)
+    return ["Graphics memory"] if count == 1 else [f"Graphics card {number}" for number in range(count)]
 
 
 def _pool_text(pool: MemoryPool) -> str:
@@ -69,16 +74,19 @@ def _context_text(found: Fit) -> str:
     return f"{context.sequences} x {context.context_tokens // context.sequences:,}"
 
 
-def _layers_text(found: Fit) -> str:
-    return "all" if found.is_whole_on_gpu else f"{found.gpu_layers} of {len(found.candidate.model.shape.layers) + 1}"
+def _layers_text(found: Fit, layers: int) -> str:
+    whole = len(found.candidate.model.shape.layers) + 1
+    return "all layers" if layers == whole else f"{layers} of {whole} layers"
 
 
 def memory_rows(found: Fit, device: Device) -> list[tuple[str, str]]:
     """What each memory holds, and what is left of it even if the prediction errs as far as it may."""
-    rows = []
-    if device.gpu:
-        layers = f"{_layers_text(found)} layers: "
-        rows.append(("Graphics memory", layers + _use_text(found.prediction.gpu, device.gpu)))
+    rows = [
+        (name, f"{_layers_text(found, layers)}: {_use_text(used, gpu)}")
+        for name, layers, used, gpu in zip(
+            _card_names(device), found.gpu_split, found.prediction.gpus, device.gpus, strict=True
+        )
+    ]
     rows.append(("Main memory", _use_text(found.prediction.ram, device.ram)))
     return rows
 
@@ -118,19 +126,20 @@ def command_lines(model: ModelToPlan, choice: Choice) -> list[tuple[str, str]]:
         calibration = " --calibrate default" if choice.fit.candidate.needs_matrix else ""
         options = f"--quant {settings.quantization}{calibration} --out {shlex.quote(target)}"
         lines.append(("Convert", f"edge convert {shlex.quote(model.reference)} {options}"))
-    target, options = shlex.quote(target), options_text(settings)
+    target, options = shlex.quote(target), options_text(settings, cards=len(choice.fit.gpu_split))
     if settings.parallel == 1:
         lines.append(("Chat", f"edge chat {target} {options}"))
     lines.append(("Serve", f"edge serve {target} {options} --parallel {settings.parallel}"))
     return lines
 
 
-def options_text(settings: PlannedSettings) -> str:
-    """The options that load a model as planned; those that are the default anyway are left out."""
+def options_text(settings: PlannedSettings, cards: int = 0) -> str:
+    """The options that load a model as planned on so many cards; those that are the default anyway are left out."""
     options = [f"--ctx {settings.context_tokens}"]
     types = kv_types_text(settings.key_type, settings.value_type)
     options += [f"--kv-type {types}"] if types != "F16" else []
-    options += [f"--gpu-layers {settings.gpu_layers}"] if settings.gpu_layers > 0 else []
+    is_split = settings.gpu_layers > 0 or (settings.gpu_layers == 0 and cards > 0)
+    options += [f"--gpu-layers {settings.gpu_layers}"] if is_split else []
     options += [f"--ubatch {settings.prefill_tokens}"] if settings.prefill_tokens != PREFILL_TOKENS[0] else []
     return " ".join(options)
 
@@ -172,7 +181,7 @@ def document(model: ModelToPlan, plan: Plan) -> dict[str, Any]:
         "device": {
             "name": device.name,
             "description": device.description,
-            "gpu": asdict(device.gpu) if device.gpu else None,
+            "gpus": [asdict(gpu) for gpu in device.gpus],
             "ram": asdict(device.ram),
             "swap_bytes": device.swap_bytes,
         },
@@ -188,7 +197,7 @@ def _choice_document(model: ModelToPlan, choice: Choice, device: Device) -> dict
         "settings": asdict(choice.settings),
         "file_bytes": found.candidate.model.weights_bytes,
         "memory": {
-            "gpu": _bytes_document(found.prediction.gpu, device.gpu),
+            "gpus": [_bytes_document(used, gpu) for used, gpu in zip(found.prediction.gpus, device.gpus, strict=True)],
             "ram": _bytes_document(found.prediction.ram, device.ram),
         },
         "tokens_per_second": round(found.tokens_per_second, 2),
@@ -198,7 +207,5 @@ def _choice_document(model: ModelToPlan, choice: Choice, device: Device) -> dict
     }
 
 
-def _bytes_document(used: DeviceBytes, pool: MemoryPool | None) -> dict[str, Any] | None:
-    if pool is None:
-        return None
+def _bytes_document(used: DeviceBytes, pool: MemoryPool) -> dict[str, Any]:
     return {**asdict(used), "total": used.total, "margin": pool.free_bytes - used.with_error}

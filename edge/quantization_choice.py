@@ -36,7 +36,7 @@ def choose_quantization(
 
 def best_of_files(gguf_bytes: Mapping[str, int], device: Device) -> str | None:
     """By the plan's rules for the best quality, with a quarter more than the file for a context."""
-    if device.gpu and (chosen := _best_in(device.gpu, GPU_EFFICIENCY, gguf_bytes)):
+    if device.graphics and (chosen := _best_in(device.graphics, GPU_EFFICIENCY, gguf_bytes)):
         cost = weights_cost(chosen)
         if cost is not None and cost <= ACCEPTABLE_COST:
             return chosen

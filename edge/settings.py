@@ -60,6 +60,8 @@ class ModelSettings:
     """Threads of a decode step; None: one for each physical core."""
     gpu_layers: int = -1
     """Layers to offload; -1: all that the build can."""
+    gpu_split: tuple[int, ...] = ()
+    """Of these, so many on each graphics card, or in that proportion; empty: as llama.cpp spreads them."""
     prefill_tokens: int = 512
     """Prompt tokens decoded in one step at most (llama.cpp's n_batch and n_ubatch)."""
     key_type: KVType = "F16"
@@ -84,6 +86,7 @@ class ModelSettings:
             ("parallel", 1 <= self.parallel <= MAX_SEQUENCES, f"between 1 and {MAX_SEQUENCES}"),
             ("threads", self.threads is None or self.threads >= 1, "at least 1"),
             ("gpu_layers", self.gpu_layers >= -1, "-1 (all) or more"),
+            ("gpu_split", all(layers >= 0 for layers in self.gpu_split), "numbers of layers"),
             ("prefill_tokens", self.prefill_tokens >= 1, "at least 1"),
             ("key_type", self.key_type in get_args(KVType), f"one of {', '.join(get_args(KVType))}"),
             ("value_type", self.value_type in get_args(KVType), f"one of {', '.join(get_args(KVType))}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,7 @@ from edge.llama.library import backend
 from edge.llama.vocab import Vocab
 
 _LOAD_MODE_MMAP = 1
+_ON_ONE_GPU, _BY_LAYER = 0, 1  # enum llama_split_mode
 
 
 def load_model(path: Path, params: Any) -> Any:
@@ -28,6 +30,19 @@ def load_model(path: Path, params: Any) -> Any:
     return pointer
 
 
+def _split_layers(params: Any, gpu_split: Sequence[int]) -> None:
+    """Have a model's layers on the graphics cards in this proportion; without any, as llama.cpp spreads them.
+
+    A single card is named, so that nothing is set up on the others.
+    """
+    used = [card for card, layers in enumerate(gpu_split) if layers]
+    if len(used) == 1:
+        params.split_mode, params.main_gpu = _ON_ONE_GPU, used[0]
+    elif used:
+        params.split_mode = _BY_LAYER
+        params.tensor_split = (ctypes.c_float * backend().llama_max_devices())(*gpu_split)
+
+
 class Model:
     """The weights and the vocabulary of one GGUF file. A context manager that frees them.
 
@@ -36,13 +51,20 @@ class Model:
     """
 
     def __init__(
-        self, path: Path, *, gpu_layers: int = -1, vocabulary_only: bool = False, repacks_weights: bool = True
+        self,
+        path: Path,
+        *,
+        gpu_layers: int = -1,
+        gpu_split: Sequence[int] = (),
+        vocabulary_only: bool = False,
+        repacks_weights: bool = True,
     ) -> None:
         self._llama = backend()
         self.path = path
         self.pointer: Any = None
         params = self._llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        _split_layers(params, gpu_split)
         params.load_mode = _LOAD_MODE_MMAP
         params.vocab_only = vocabulary_only
         params.use_extra_bufts = repacks_weights  # a copy in memory in an order that computes faster

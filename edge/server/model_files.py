@@ -71,7 +71,7 @@ def _device(limit_bytes: int | None) -> Device:
     def limited(pool: MemoryPool) -> MemoryPool:
         return replace(pool, free_bytes=min(pool.free_bytes, limit_bytes))
 
-    return replace(device, ram=limited(device.ram), gpu=device.gpu and limited(device.gpu))
+    return replace(device, ram=limited(device.ram), gpus=tuple(map(limited, device.gpus)))
 
 
 def usable_memory_bytes() -> int:

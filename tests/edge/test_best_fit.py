@@ -36,8 +36,9 @@ def sparse(factory: pytest.TempPathFactory, name: str) -> Path:
 
 
 def device_of(gpu_gigabytes: float, ram_gigabytes: float) -> Device:
-    gpu = MemoryPool(int(gpu_gigabytes * GB), int(gpu_gigabytes * GB), 360e9, 20e12) if gpu_gigabytes else None
-    return Device("made", "made", MemoryPool(int(ram_gigabytes * GB), int(ram_gigabytes * GB), 40e9, 3e11), gpu)
+    gpu = MemoryPool(int(gpu_gigabytes * GB), int(gpu_gigabytes * GB), 360e9, 20e12)
+    ram = MemoryPool(int(ram_gigabytes * GB), int(ram_gigabytes * GB), 40e9, 3e11)
+    return Device("made", "made", ram, (gpu,) if gpu_gigabytes else ())
 
 
 def test_demo_gets_all_that_it_was_trained_on(demo_gguf: Path) -> None:
@@ -120,5 +121,5 @@ def test_adapters_are_counted_by_the_size_of_their_files(gemma: Path, tmp_path: 
         for adapters in ((), (AdapterSettings(adapter),))
     )
     assert plain.fit is not None and adapted.fit is not None
-    assert adapted.fit.prediction.gpu.adapters == 500_000_000
+    assert adapted.fit.prediction.gpus[0].adapters == 500_000_000
     assert adapted.fit.prediction.total == plain.fit.prediction.total + 500_000_000

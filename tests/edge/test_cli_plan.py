@@ -36,9 +36,9 @@ def test_gemma_on_a_card_of_12_gb_is_printed_with_its_lines(edge_command: Comman
 
 def test_json_has_every_part_of_the_memory_and_its_margin(edge_command: Command) -> None:
     shown = json.loads(edge_command("plan", GEMMA, "--vram", "12GB", "--ram", "16GB", "--json").out)
-    assert shown["predicted"] is True and shown["device"]["gpu"]["free_bytes"] == 12_000_000_000
+    assert shown["predicted"] is True and shown["device"]["gpus"][0]["free_bytes"] == 12_000_000_000
     choice = shown["choices"][0]
-    gpu = choice["memory"]["gpu"]
+    (gpu,) = choice["memory"]["gpus"]
     parts = ("weights", "cache", "compute", "adapters", "output", "host", "checkpoints")
     assert gpu["total"] == sum(gpu[part] for part in parts)
     assert 0 <= gpu["margin"] <= 12_000_000_000 - gpu["total"]
@@ -49,8 +49,8 @@ def test_json_has_every_part_of_the_memory_and_its_margin(edge_command: Command)
 
 def test_machine_without_a_card_has_no_graphics_memory_in_its_plan(edge_command: Command) -> None:
     shown = json.loads(edge_command("plan", "demo", "--ram", "8GB", "--bandwidth", "17GB/s", "--json").out)
-    assert shown["device"]["gpu"] is None
-    assert shown["choices"][0]["memory"]["gpu"] is None
+    assert shown["device"]["gpus"] == []
+    assert shown["choices"][0]["memory"]["gpus"] == []
     assert "edge pull" not in str(shown["choices"])
 
 

@@ -38,13 +38,13 @@ def test_the_promised_devices_are_known() -> None:
 @pytest.mark.parametrize("name", [name for name in device_names() if name != THIS])
 def test_profile_leaves_memory_for_the_system(name: str) -> None:
     device = find_device(name.upper())
-    for pool in (device.ram, device.gpu or device.ram):
+    for pool in (device.ram, *device.gpus):
         assert 0.7 * pool.total_bytes < pool.free_bytes < pool.total_bytes
         assert 1e10 < pool.bandwidth < 1e12
 
 
 def test_card_of_12_gb_has_what_its_maker_states() -> None:
-    gpu = find_device("rtx-3060-12gb").gpu
+    (gpu,) = find_device("rtx-3060-12gb").gpus
     assert gpu == MemoryPool(12_880_000_000, 11_680_000_000, 360e9, 20e12)
 
 
@@ -59,14 +59,14 @@ def test_unknown_device_is_refused_with_those_that_are_known() -> None:
 
 def test_described_device_has_all_that_is_given() -> None:
     device = described_device(vram="12GB", ram="16GB", bandwidth="360GB/s")
-    assert device.gpu == MemoryPool(12 * 10**9, 12 * 10**9, 360e9, 20e12)
+    assert device.gpus == (MemoryPool(12 * 10**9, 12 * 10**9, 360e9, 20e12),)
     assert device.ram.free_bytes == 16 * 10**9
     assert device.description == "12GB of graphics memory and 16GB of main memory"
 
 
 def test_bandwidth_is_that_of_main_memory_without_a_card() -> None:
     device = described_device(vram=None, ram="8GB", bandwidth="17GB/s")
-    assert device.gpu is None and device.ram.bandwidth == 17e9
+    assert not device.gpus and device.ram.bandwidth == 17e9
 
 
 def test_bandwidth_alone_is_no_device() -> None:
@@ -85,7 +85,7 @@ def test_bandwidth_that_is_no_size_is_refused() -> None:
 def test_this_machine_offers_what_is_free_now() -> None:
     device = this_device(MACHINE, measures_bandwidth=False)
     assert (device.ram.total_bytes, device.ram.free_bytes) == (16_000_000_000, 9_000_000_000)
-    assert device.gpu is None and device.swap_bytes == 2_000_000_000
+    assert not device.gpus and device.swap_bytes == 2_000_000_000
     assert "Q4_K" in device.repacked_types
 
 
@@ -95,21 +95,32 @@ def test_limit_of_a_container_is_its_total() -> None:
     assert (pool.total_bytes, pool.free_bytes) == (2_000_000_000, 1_500_000_000)
 
 
-def test_card_with_the_most_free_memory_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cards_are_numbered_as_llama_cpp_does(monkeypatch: pytest.MonkeyPatch) -> None:
     cards = [
         ComputeDevice("CPU", "", "CPU", 16_000_000_000, 9_000_000_000),
         ComputeDevice("CUDA0", "", "GPU", 12_000_000_000, 1_000_000_000),
         ComputeDevice("CUDA1", "", "GPU", 12_000_000_000, 11_000_000_000),
+        ComputeDevice("Vulkan0", "the first one once more", "GPU", 12_000_000_000, 1_000_000_000),
+        ComputeDevice("Vulkan1", "in the processor", "integrated GPU", 16_000_000_000, 9_000_000_000),
     ]
     monkeypatch.setattr("edge.llama.system.devices", lambda: cards)
-    gpu = this_device(replace(MACHINE, gpus=(NVIDIA,)), measures_bandwidth=False).gpu
-    assert gpu is not None
-    assert (gpu.total_bytes, gpu.free_bytes) == (12_000_000_000, 10_700_000_000)
+    device = this_device(replace(MACHINE, gpus=(NVIDIA,)), measures_bandwidth=False)
+    assert [gpu.free_bytes for gpu in device.gpus] == [700_000_000, 10_700_000_000]
+    assert device.graphics is not None and device.graphics.free_bytes == 11_400_000_000
+    assert not device.is_unified
+
+
+def test_card_is_used_whatever_the_system_shows_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [ComputeDevice("Vulkan0", "Intel(R) Arc(TM) A770", "GPU", 16_000_000_000, 15_000_000_000)]
+    monkeypatch.setattr("edge.llama.system.devices", lambda: listed)
+    assert this_device(replace(MACHINE, gpus=()), measures_bandwidth=False).gpus[0].free_bytes == 14_700_000_000
+    without = replace(MACHINE, gpus=(Gpu("Intel", "Intel GPU", has_driver=False),))
+    assert len(this_device(without, measures_bandwidth=False).gpus) == 1
 
 
 def test_card_that_the_library_cannot_use_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge.llama.system.devices", lambda: [ComputeDevice("CPU", "", "CPU", 1, 1)])
-    assert this_device(replace(MACHINE, gpus=(NVIDIA,)), measures_bandwidth=False).gpu is None
+    assert this_device(replace(MACHINE, gpus=(NVIDIA,)), measures_bandwidth=False).gpus == ()
 
 
 def test_bandwidth_of_this_machine_is_measured() -> None:

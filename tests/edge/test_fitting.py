@@ -21,8 +21,8 @@ GB = 1_000_000_000
 
 
 def device_of(gpu_bytes: int, ram_bytes: int) -> Device:
-    gpu = MemoryPool(gpu_bytes, gpu_bytes, 360e9, 20e12) if gpu_bytes else None
-    return Device("made", "made", MemoryPool(ram_bytes, ram_bytes, 40e9, 3e11), gpu)
+    gpus = (MemoryPool(gpu_bytes, gpu_bytes, 360e9, 20e12),) if gpu_bytes else ()
+    return Device("made", "made", MemoryPool(ram_bytes, ram_bytes, 40e9, 3e11), gpus)
 
 
 def fitted(found: Fit | Shortfall) -> Fit:
@@ -41,7 +41,7 @@ def test_gemma_2_9b_in_q4_k_m_is_whole_on_a_card_of_12_gb() -> None:
 def test_what_does_not_fit_on_the_card_is_left_in_main_memory() -> None:
     found = fitted(fit(candidate(GEMMA, "BF16"), context_of(8192), RTX_3060))
     assert 0 < found.gpu_layers < 43
-    assert found.prediction.gpu.with_error <= RTX_3060.gpu.free_bytes  # type: ignore[union-attr]
+    assert found.prediction.gpus[0].with_error <= RTX_3060.gpus[0].free_bytes
     assert found.prediction.ram.weights > 6 * GB
     assert found.tokens_per_second < 6
 
@@ -56,7 +56,7 @@ def test_smaller_steps_are_taken_before_a_layer_leaves_the_card() -> None:
     whole = 43
     chosen, context = candidate(GEMMA, "Q8_0"), context_of(8192)
     large, small = (
-        predict_memory(chosen.model, replace(context, batch_tokens=tokens), Placement(whole)).gpu.with_error
+        predict_memory(chosen.model, replace(context, batch_tokens=tokens), Placement((whole,))).gpus[0].with_error
         for tokens in (512, 256)
     )
     found = fitted(fit(chosen, context, device_of((large + small) // 2, 16 * GB)))
@@ -72,21 +72,21 @@ def test_card_shortfall_is_none_without_a_card_or_where_it_fits() -> None:
 
 def test_experts_that_are_not_used_cost_no_time() -> None:
     dense, sparse = (
-        decode_speed(candidate(name, "Q4_K_M").model, context_of(4096), PI, 0) for name in (GEMMA, EXPERTS)
+        decode_speed(candidate(name, "Q4_K_M").model, context_of(4096), PI, ()) for name in (GEMMA, EXPERTS)
     )
     assert sparse > 2 * dense
 
 
 def test_several_answers_share_the_reading_of_weights() -> None:
     model = candidate(LLAMA, "Q4_K_M").model
-    one = decode_speed(model, context_of(4096), RTX_3060, 29)
-    four = decode_speed(model, context_of(4 * 4096, sequences=4), RTX_3060, 29)
+    one = decode_speed(model, context_of(4096), RTX_3060, (29,))
+    four = decode_speed(model, context_of(4 * 4096, sequences=4), RTX_3060, (29,))
     assert 2 * one < four < 4 * one
 
 
 def test_arithmetic_bounds_many_answers_on_a_slow_processor() -> None:
     model = candidate(LLAMA, "Q4_K_M").model
-    speeds = [decode_speed(model, context_of(512 * count, sequences=count), PI, 0) for count in (1, 8, 64)]
+    speeds = [decode_speed(model, context_of(512 * count, sequences=count), PI, ()) for count in (1, 8, 64)]
     assert speeds[2] < 1.1 * speeds[1] < 4 * speeds[0]
 
 
@@ -117,10 +117,10 @@ def test_what_fits_fits_with_its_margin_and_no_more_layers_would(
         return
     assert found.prediction.ram.with_error <= device.ram.free_bytes
     assert found.tokens_per_second > 0
-    if device.gpu is None:
+    if not device.gpus:
         assert found.gpu_layers == 0
         return
-    assert found.prediction.gpu.with_error <= device.gpu.free_bytes or found.gpu_layers == 0
+    assert found.prediction.gpus[0].with_error <= device.gpus[0].free_bytes
     if not found.is_whole_on_gpu:
-        more = predict_memory(chosen.model, found.context, Placement(found.gpu_layers + 1)).gpu
-        assert more.with_error > device.gpu.free_bytes
+        more = predict_memory(chosen.model, found.context, Placement((found.gpu_layers + 1,))).gpus[0]
+        assert more.with_error > device.gpus[0].free_bytes

@@ -92,38 +92,39 @@ def test_states_grow_with_sequences_and_not_with_the_context() -> None:
 def test_every_layer_on_the_card_leaves_embeddings_and_masks_to_main_memory() -> None:
     model, context = published(GEMMA), ContextPlan(8192)
     embedding = next(tensor for tensor in model.tensors if tensor.name == "token_embd.weight")
-    split = predict_memory(model, context, Placement(gpu_layers=43))
-    assert split.gpu.weights == model.weights_bytes, "tied embeddings are the output on the card"
+    split = predict_memory(model, context, Placement((43,)))
+    assert split.gpus[0].weights == model.weights_bytes, "tied embeddings are the output on the card"
     assert split.ram.weights == embedding.n_bytes
-    assert (split.gpu.cache, split.ram.cache) == (2100 * MEBIBYTE, 0)
-    assert split.ram.compute == 2 * 512 * (8192 + 4608) + 4 * 512 * 3584
+    assert (split.gpus[0].cache, split.ram.cache) == (2100 * MEBIBYTE, 0)
+    assert split.ram.compute == 2 * 512 * (8192 + 4608) + 2 * 4 * 512 * 3584
+    assert split.gpus[0].compute == compute_bytes(model.shape, context) - 4 * 512 * 3584
 
 
 def test_the_output_goes_to_the_card_first_and_the_last_block_next() -> None:
     model = published("meta-llama/Llama-3.1-8B-Instruct")
     output = next(tensor for tensor in model.tensors if tensor.name == "output.weight")
-    on_card, _ = weights_bytes(model, 1)
+    on_card, _ = weights_bytes(model, Placement((1,)))
     assert on_card == output.n_bytes + sum(t.n_bytes for t in model.tensors if t.name.startswith(("output_n", "rope")))
     assert first_gpu_layer(model, 1) == 32 and first_gpu_layer(model, 2) == 31 and first_gpu_layer(model, 99) == 0
 
 
 def test_layers_that_stay_behind_need_room_on_the_card_for_one_weight() -> None:
     model, context = published(GEMMA), ContextPlan(4096)
-    part = predict_memory(model, context, Placement(gpu_layers=20)).gpu.compute
+    part = predict_memory(model, context, Placement((20,))).gpus[0].compute
     largest = max(tensor.n_bytes for tensor in model.tensors if tensor.name.startswith("blk.0."))
-    assert part >= predict_memory(model, context, Placement(gpu_layers=43)).gpu.compute + largest
+    assert part >= predict_memory(model, context, Placement((43,))).gpus[0].compute + largest
 
 
 def test_experts_are_read_as_far_as_they_are_used() -> None:
     model = published(QWEN_EXPERTS)
-    read, _ = decode_bytes(model, ContextPlan(4096), 49, filled_tokens=1)
+    read, _ = decode_bytes(model, ContextPlan(4096), Placement((49,)), filled_tokens=1)
     assert 1.5e9 < read < 2.5e9 < model.weights_bytes / 5
 
 
 def test_decoding_reads_all_weights_but_the_embeddings() -> None:
     model = published("meta-llama/Llama-3.1-8B-Instruct")
     embedding = next(tensor for tensor in model.tensors if tensor.name == "token_embd.weight")
-    _, read = decode_bytes(model, ContextPlan(8192), 0, filled_tokens=4096)
+    (read,) = decode_bytes(model, ContextPlan(8192), Placement(), filled_tokens=4096)
     assert read == model.weights_bytes - embedding.n_bytes + cache_bytes(model.shape, ContextPlan(4096))
 
 
@@ -131,7 +132,7 @@ def test_adapters_and_checkpoints_are_counted_where_they_are() -> None:
     model, context = published(GEMMA), ContextPlan(4096)
     plain = predict_memory(model, context)
     assert predict_memory(model, context, adapter_bytes=10).ram.total == plain.ram.total + 10
-    assert predict_memory(model, context, Placement(gpu_layers=43), adapter_bytes=10).gpu.adapters == 10
+    assert predict_memory(model, context, Placement((43,)), adapter_bytes=10).gpus[0].adapters == 10
     assert plain.ram.checkpoints == 256 * MEBIBYTE
     assert predict_memory(published("Qwen/Qwen3-8B"), context).ram.checkpoints == 0
 
@@ -167,9 +168,9 @@ contexts = st.builds(
 @given(name=st.sampled_from(SAMPLES), context=contexts, more=st.integers(1, 50_000), layers=st.integers(0, 50))
 def test_a_longer_context_never_takes_less(name: str, context: ContextPlan, more: int, layers: int) -> None:
     longer = replace(context, context_tokens=context.context_tokens + more)
-    placement = Placement(gpu_layers=layers)
+    placement = Placement((layers,))
     short, long = (predict_memory(published(name), each, placement) for each in (context, longer))
-    assert long.gpu.total >= short.gpu.total and long.ram.total >= short.ram.total
+    assert long.gpus[0].total >= short.gpus[0].total and long.ram.total >= short.ram.total
 
 
 @settings(max_examples=60, deadline=None)
@@ -177,9 +178,9 @@ def test_a_longer_context_never_takes_less(name: str, context: ContextPlan, more
 def test_a_layer_more_on_the_card_takes_weights_and_cache_from_main_memory(
     name: str, context: ContextPlan, layers: int
 ) -> None:
-    here, there = (predict_memory(published(name), context, Placement(gpu_layers=n)) for n in (layers, layers + 1))
-    assert there.ram.weights <= here.ram.weights and there.gpu.weights >= here.gpu.weights
-    assert there.gpu.cache + there.ram.cache == here.gpu.cache + here.ram.cache
+    here, there = (predict_memory(published(name), context, Placement((n,))) for n in (layers, layers + 1))
+    assert there.ram.weights <= here.ram.weights and there.gpus[0].weights >= here.gpus[0].weights
+    assert there.gpus[0].cache + there.ram.cache == here.gpus[0].cache + here.ram.cache
 
 
 def test_every_published_model_has_a_shape() -> None:

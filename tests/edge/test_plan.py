@@ -31,9 +31,9 @@ NAMED = [name for name in device_names() if name != "this"]
 
 
 def device_of(gpu_gigabytes: float, ram_gigabytes: float) -> Device:
-    gpu = MemoryPool(int(gpu_gigabytes * GB), int(gpu_gigabytes * GB), 360e9, 20e12) if gpu_gigabytes else None
+    gpu = MemoryPool(int(gpu_gigabytes * GB), int(gpu_gigabytes * GB), 360e9, 20e12)
     ram = MemoryPool(int(ram_gigabytes * GB), int(ram_gigabytes * GB), 40e9, 3e11)
-    return Device("made", "made", ram, gpu)
+    return Device("made", "made", ram, (gpu,) if gpu_gigabytes else ())
 
 
 def plan_or_none(files: Sequence[Candidate], device: Device) -> Plan | None:
@@ -148,8 +148,8 @@ def test_every_printed_plan_fits_and_the_next_bigger_one_does_not(
     for choice in plan.choices:
         found = choice.fit
         assert found.prediction.ram.with_error <= device.ram.free_bytes
-        if device.gpu and found.gpu_layers:
-            assert found.prediction.gpu.with_error <= device.gpu.free_bytes
+        for used, gpu in zip(found.prediction.gpus, device.gpus, strict=True):
+            assert used.with_error <= gpu.free_bytes
         again = fit(found.candidate, found.context, device)
         assert isinstance(again, Fit) and planned_settings(again) == choice.settings
         if bigger := choice.next_bigger:
