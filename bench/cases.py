@@ -55,7 +55,12 @@ class BenchSettings:
         limits = (
             ("pp", self.prompt_tokens >= 1, self.prompt_tokens, "at least 1"),
             ("tg", self.generated_tokens >= 8, self.generated_tokens, "at least 8"),
-            ("parallel", all(1 <= each <= 64 for each in self.streams), self.streams, "numbers between 1 and 64"),
+            (
+                "parallel",
+                all(1 <= each <= 64 for each in self.streams),
+                _listed(self.streams),
+                "numbers between 1 and 64",
+            ),
             ("rounds", self.rounds >= 1, self.rounds, "at least 1"),
         )
         for name, holds, value, rule in limits:
@@ -325,7 +330,7 @@ def metric_kinds(settings: BenchSettings, first_token_prompt: int) -> list[Metri
         *kinds,
         MetricKind("structured", "structured output", "tok/s", "higher"),
         MetricKind("structured_ratio", "structured against free text", "x", "higher"),
-        MetricKind("structured_forced", "tokens that the schema forces", "%", "higher"),
+        MetricKind("structured_forced", "tokens that the schema forces", "%", "neither"),
     ]
 
 
@@ -345,6 +350,10 @@ def _cases(engine: LocalEngine, prefill: BareSteps, decode: BareSteps, settings:
     cases += [StreamsCase(engine, streams, settings.generated_tokens) for streams in settings.streams]
     most = min(_STRUCTURED_TOKENS, engine.context_tokens - len(prompt) - 1)
     return (*cases, StructuredCase(engine, prompt, constraint, most))
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers))
 
 
 def _blocks(tokens: int) -> int:

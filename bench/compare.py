@@ -20,7 +20,6 @@ Verdict = Literal["better", "worse", "same", "unsure"]
 DEFAULT_THRESHOLD = 0.05
 _MOST_P = 0.05
 _MUST_MATCH = ("threads", "gpu_layers", "key_type", "value_type", "largest_streams")
-_NOT_JUDGED = frozenset({"structured_forced", "ceiling"})  # properties of a reply and of the machine, not of edge
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,8 @@ class Change:
     old: float
     new: float
     interval: tuple[float, float]
-    p: float
+    p: float | None
+    """How likely such a difference is by chance; None if no difference of so few samples could be told from it."""
     verdict: Verdict
 
     @property
@@ -40,9 +40,9 @@ class Change:
         return self.new / self.old if self.old else 1.0
 
     @property
-    def confidence(self) -> float:
-        """That old and new differ at all."""
-        return 1 - self.p
+    def confidence(self) -> float | None:
+        """That old and new differ at all; None if too few samples were taken to tell."""
+        return None if self.p is None else 1 - self.p
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,10 @@ class Comparison:
 
     @property
     def is_worse(self) -> bool:
-        return any(change.verdict == "worse" for change in self.changes)
+        return self.count("worse") > 0
+
+    def count(self, verdict: Verdict) -> int:
+        return sum(change.verdict == verdict for change in self.changes)
 
 
 def compare_records(
@@ -119,29 +122,31 @@ def _differences(record: Record, earlier: Record) -> str:
 
 
 def _change(model: str, metric: Metric, before: Metric, threshold: float) -> Change:
-    p, can_tell, interval = _test(metric, before)
+    p, interval = _test(metric, before)
     new, old = metric.value, before.value
     relative = new / old - 1 if old else 0.0
-    return Change(model, metric.kind, old, new, interval, p, _verdict(metric.kind, relative, p, can_tell, threshold))
+    return Change(model, metric.kind, old, new, interval, p, _verdict(metric.kind, relative, p, threshold))
 
 
-def _test(metric: Metric, before: Metric) -> tuple[float, bool, tuple[float, float]]:
-    """The chance of such a difference, whether a small one could come out at all, and the interval of the ratio."""
+def _test(metric: Metric, before: Metric) -> tuple[float | None, tuple[float, float]]:
+    """The chance of such a difference, None if a small one could not come out at all, and the interval of the ratio."""
     if metric.standard_error is not None and before.standard_error is not None:
         error = (metric.standard_error**2 + before.standard_error**2) ** 0.5
         half = 1.96 * error / before.value if before.value else 0.0
         ratio = metric.value / before.value if before.value else 1.0
-        return two_sided_p(metric.value - before.value, error), True, (ratio - half, ratio + half)
+        return two_sided_p(metric.value - before.value, error), (ratio - half, ratio + half)
     can_tell = least_p(len(metric.samples), len(before.samples)) <= _MOST_P
     if not all(before.samples):
-        return 1.0, can_tell, (1.0, 1.0)
-    p = mann_whitney_p(metric.samples, before.samples)
-    return p, can_tell, ratio_interval(metric.samples, before.samples)
+        return 1.0 if can_tell else None, (1.0, 1.0)
+    p = mann_whitney_p(metric.samples, before.samples) if can_tell else None
+    return p, ratio_interval(metric.samples, before.samples)
 
 
-def _verdict(kind: MetricKind, relative: float, p: float, can_tell: bool, threshold: float) -> Verdict:
-    if kind.name in _NOT_JUDGED or abs(relative) <= threshold:
+def _verdict(kind: MetricKind, relative: float, p: float | None, threshold: float) -> Verdict:
+    if kind.better == "neither" or abs(relative) <= threshold:
         return "same"
+    if p is None:
+        return "unsure"
     if p > _MOST_P:
-        return "same" if can_tell else "unsure"
+        return "same"
     return "better" if (relative > 0) == (kind.better == "higher") else "worse"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 WIDTH, HEIGHT = 640, 320
@@ -12,6 +12,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 84, 16, 14, 44
 _COLOURS = 8
 _BAR_HEIGHT, _GROUP_GAP, _LABEL_WIDTH, _VALUE_WIDTH = 16, 14, 150, 110
 _LETTER_WIDTH = 6.6
+_MARK_ROWS, _MARK_ROW_HEIGHT = 4, 14
 NumberText = Callable[[float], str]
 
 
@@ -30,6 +31,8 @@ class Axis:
     text: NumberText
     is_logarithmic: bool = False
     starts_at_zero: bool = True
+    ticks: tuple[float, ...] = ()
+    """Where something was measured; none: at round values."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ def line_plot(
 ) -> str:
     """Lines through the points of each series; marks are vertical lines with a text."""
     x_scale, y_scale = _scales(series, x, y, marks)
+    if marks:  # their texts stand above the lines
+        y_scale = replace(y_scale, end=y_scale.end + _MARK_ROWS * _MARK_ROW_HEIGHT)
     body = [_grid(x_scale, y_scale, x, y), _marks(marks, x_scale)]
     for place, each in enumerate(series):
         body.append(_line(each, place, x_scale, y_scale, y, dots=dots))
@@ -170,7 +175,7 @@ def _grid(x_scale: _Scale, y_scale: _Scale, x: Axis, y: Axis) -> str:
         lines.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{top:.1f}" y2="{top:.1f}"/>')
         lines.append(_text(_LEFT - 8, top + 4, y.text(tick), "end"))
     bottom = HEIGHT - _BOTTOM
-    for tick in x_scale.ticks():
+    for tick in x.ticks or x_scale.ticks():
         left = x_scale.place(tick)
         lines.append(f'<line class="axis" x1="{left:.1f}" x2="{left:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
         lines.append(_text(left, bottom + 18, x.text(tick), "middle"))
@@ -211,7 +216,7 @@ def _marks(marks: Sequence[tuple[float, str]], x_scale: _Scale) -> str:
     for number, (place, label) in enumerate(marks):
         left = x_scale.place(place)
         drawn.append(f'<line class="mark" x1="{left:.1f}" x2="{left:.1f}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>')
-        drawn.append(_text(left + 4, _TOP + 10 + 13 * (number % 3), label, "start"))
+        drawn.append(_text(left + 4, _TOP + 10 + _MARK_ROW_HEIGHT * (number % _MARK_ROWS), label, "start", "mark-name"))
     return "".join(drawn)
 
 

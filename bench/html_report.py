@@ -14,18 +14,21 @@ from bench.record import Metric, Record
 from bench.report import (
     best_of,
     conditions,
+    confidence_text,
     figure_text,
+    interval_text,
     kinds_of,
     short_labels,
     significant,
     spread_text,
     threads_text,
+    verdict_text,
 )
 from edge.quantities import size_text
 
 _STYLE_FILE = Path(__file__).with_name("html_report.css")
 _MOST_CURVE_POINTS = 160
-_SHOWN_FROM_SHARE = 0.05
+_SHOWN_FROM_MEDIAN = 0.1
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -84,7 +87,7 @@ def _figures(records: Sequence[Record], labels: Sequence[str]) -> str:
         cells = [_figure_cell(record.metric(kind.name), is_best=place == best) for place, record in enumerate(records)]
         rows.append(f"<tr><th>{escape(kind.title)}</th>{''.join(cells)}</tr>")
     return (
-        f'<section><h2>Figures</h2><div class="wide"><table><thead><tr><th></th>{head}</tr></thead>'
+        f'<section><h2>Figures</h2><div class="wide"><table class="figures"><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         "<p class='hint'>Medians; below each its quartiles, or its standard error. Marked is what is better than all"
         " others beyond these.</p></section>"
@@ -130,31 +133,36 @@ def records_shares(records: Sequence[Record]) -> list[str]:
 
 def _comparison(comparison: Comparison) -> str:
     """What changed; what did not is there to be unfolded."""
-    verdict = "worse than the earlier run" if comparison.is_worse else "no worse than the earlier run"
     changed = [change for change in comparison.changes if change.verdict != "same"]
     unchanged = [change for change in comparison.changes if change.verdict == "same"]
-    parts = [_changes_table(changed)] if changed else []
+    has_models = len({change.model for change in comparison.changes}) > 1
+    parts = [_changes_table(changed, has_models=has_models)] if changed else []
     if unchanged:
-        parts.append(f"<details><summary>{len(unchanged)} unchanged</summary>{_changes_table(unchanged)}</details>")
+        parts.append(
+            f"<details><summary>{len(unchanged)} unchanged</summary>"
+            f"{_changes_table(unchanged, has_models=has_models)}</details>"
+        )
     parts += [f"<p class='hint'>{escape(note)}</p>" for note in comparison.notes]
-    return f"<section><h2>Against the earlier run: {verdict}</h2>{''.join(parts)}</section>"
+    return f"<section><h2>{escape(verdict_text(comparison))}</h2>{''.join(parts)}</section>"
 
 
-def _changes_table(changes: Sequence[Change]) -> str:
-    rows = "".join(map(_change_row, changes))
+def _changes_table(changes: Sequence[Change], *, has_models: bool) -> str:
+    rows = "".join(_change_row(change, has_model=has_models) for change in changes)
     return (
-        '<div class="wide"><table class="changes"><thead><tr><th></th><th></th><th>before</th><th>now</th>'
+        f'<div class="wide"><table class="changes"><thead><tr><th></th>{"<th></th>" if has_models else ""}'
+        "<th>before</th><th>now</th>"
         f"<th>ratio</th><th>confidence</th><th></th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
-def _change_row(change: Change) -> str:
-    unit, (low, high) = change.kind.unit, change.interval
+def _change_row(change: Change, *, has_model: bool) -> str:
+    unit = change.kind.unit
+    model = f"<th>{escape(change.model)}</th>" if has_model else ""
     return (
-        f"<tr><th>{escape(change.model)}</th><td>{escape(change.kind.title)}</td>"
+        f"<tr>{model}<th>{escape(change.kind.title)}</th>"
         f"<td>{escape(figure_text(change.old, unit))}</td><td>{escape(figure_text(change.new, unit))}</td>"
-        f"<td>{change.ratio:.3f}x<small>{low:.3f} - {high:.3f}</small></td>"
-        f'<td>{change.confidence:.1%}</td><td class="{change.verdict}">{change.verdict}</td></tr>'
+        f"<td>{change.ratio:.2f}x<small>{interval_text(change)}</small></td>"
+        f'<td>{escape(confidence_text(change))}</td><td class="{change.verdict}">{change.verdict}</td></tr>'
     )
 
 
@@ -217,7 +225,7 @@ def speed_plot(records: Sequence[Record], labels: Sequence[str]) -> str:
         if bars:
             titles = {metric.kind.name: metric.kind.title for record in records for metric in record.metrics}
             has_limit = any(bar.limit is not None for bar in bars)
-            groups.append((f"{titles[name]}{' (mark: what memory allows)' if has_limit else ''}", bars))
+            groups.append((f"{titles[name]}{' (mark: what memory allows, predicted)' if has_limit else ''}", bars))
     return bar_plot("Tokens per second of prefill and decode", groups) if groups else ""
 
 
@@ -238,7 +246,8 @@ def streams_plot(records: Sequence[Record], labels: Sequence[str]) -> str:
             series.append(Series(label, points, tuple(metric.summary.quartiles for _, metric in known)))
     if not series:
         return ""
-    x = Axis("streams at the same time", lambda value: f"{value:g}")
+    asked = sorted({streams for record in records for streams in record.settings["streams"]})
+    x = Axis("streams at the same time", lambda value: f"{value:g}", ticks=tuple(map(float, asked)))
     return line_plot("Tokens per second over streams", series, x, Axis("tokens per second, together", significant_tick))
 
 
@@ -285,8 +294,9 @@ def memory_plot(records: Sequence[Record], labels: Sequence[str]) -> str:
 
 
 def _without_shortest(curve: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
-    """From 5 % on: tokens that waited for their reader came at once, and would stretch a logarithmic axis."""
-    return tuple(point for point in curve if point[1] >= _SHOWN_FROM_SHARE)
+    """From a tenth of the median on: tokens that waited for their reader came at once, and would stretch the axis."""
+    median_milliseconds = min(curve, key=lambda point: abs(point[1] - 0.5))[0]
+    return tuple(point for point in curve if point[0] >= _SHOWN_FROM_MEDIAN * median_milliseconds)
 
 
 def cumulative(gaps_seconds: Sequence[float]) -> tuple[tuple[float, float], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from dataclasses import asdict
@@ -17,10 +18,13 @@ _PACKAGES = ("edge-llm", "llama-cpp-python", "llguidance", "numpy")
 
 
 def machine_record(root: Path = Path("/")) -> dict[str, Any]:
-    """Processor, memory, cards, load and versions. The load is what else the machine had to do before the run."""
+    """Processor, memory, cards, load and versions, as JSON gives them back: two runs are compared by them.
+
+    The load is what else the machine had to do before the run.
+    """
     machine = asdict(examine_machine(root))
     machine["ram"].pop("available_bytes")  # differs from run to run
-    return {
+    record = {
         **machine,
         "last_cache_bytes": last_cache_bytes(root),
         "governor": _governor(root),
@@ -28,6 +32,7 @@ def machine_record(root: Path = Path("/")) -> dict[str, Any]:
         "devices": [f"{device.name}: {device.description}" for device in system.devices()],
         "versions": versions(),
     }
+    return dict(json.loads(json.dumps(record)))
 
 
 def versions() -> dict[str, str]:

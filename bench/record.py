@@ -13,7 +13,8 @@ from edge.errors import EdgeError
 
 SCHEMA = "edge-bench/1"
 Unit = Literal["tok/s", "s", "ms", "bytes", "x", "%", "J/tok", "nats", ""]
-Better = Literal["higher", "lower"]
+Better = Literal["higher", "lower", "neither"]
+"""Which way a figure should go; neither, for one that describes the machine or a reply and is not judged."""
 
 
 @dataclass(frozen=True)

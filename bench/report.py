@@ -12,6 +12,7 @@ from edge.tables import cell, section, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 _STYLES = {"better": "green", "worse": "bold red", "same": "", "unsure": "yellow"}
 
@@ -24,7 +25,7 @@ def figure_text(value: float, unit: Unit) -> str:
         return f"{value:.1f} %"
     if unit == "x":
         return f"{value:.3f}x"
-    return f"{significant(value)} {unit}".rstrip()
+    return f"{significant(value)} {unit}" if unit else f"{value:.3f}"
 
 
 def significant(value: float) -> str:
@@ -46,8 +47,17 @@ def spread_text(metric: Metric) -> str:
         return f"± {figure_text(metric.standard_error, metric.kind.unit)}"
     if len(metric.samples) < 2:
         return ""
-    low, high = metric.summary.quartiles
-    return f"{figure_text(low, metric.kind.unit)} - {figure_text(high, metric.kind.unit)}"
+    low, high = (figure_text(end, metric.kind.unit) for end in metric.summary.quartiles)
+    return f"{_number(low) if _unit(low) == _unit(high) else low} - {high}"
+
+
+def _number(figure: str) -> str:
+    """A figure's text without its unit."""
+    return figure.partition(" ")[0].removesuffix("x")
+
+
+def _unit(figure: str) -> str:
+    return figure.removeprefix(_number(figure))
 
 
 def kinds_of(records: Sequence[Record]) -> list[MetricKind]:
@@ -58,7 +68,7 @@ def kinds_of(records: Sequence[Record]) -> list[MetricKind]:
 def best_of(records: Sequence[Record], kind: MetricKind) -> int | None:
     """The record whose figure is the best, where its spread does not touch that of any other; else None."""
     known = [(metric, place) for place, record in enumerate(records) if (metric := record.metric(kind.name))]
-    if len(known) < 2:
+    if len(known) < 2 or kind.better == "neither":
         return None
     sign = 1 if kind.better == "higher" else -1
     best, place = max(known, key=lambda each: sign * each[0].value)
@@ -93,8 +103,7 @@ def conditions(record: Record) -> list[tuple[str, str]]:
         ("processor", f"{machine['cpu']['name']}, {machine['cores']['physical']} cores, {machine['system']}"),
         ("memory", size_text(machine["ram"]["total_bytes"])),
     ]
-    if machine["gpus"]:
-        rows.append(("graphics", ", ".join(gpu["name"] for gpu in machine["gpus"])))
+    rows.append(("graphics", ", ".join(gpu["name"] for gpu in machine["gpus"]) or "no card"))
     if record.ceiling:
         bandwidth = record.ceiling["bandwidth"]
         kinds = ", ".join(f"{kind} {bandwidth[kind] / 1e9:.1f}" for kind in ("read", "copy", "triad"))
@@ -123,15 +132,16 @@ def threads_text(count: int) -> str:
 def comparison_tables(comparison: Comparison) -> list[RenderableType]:
     """What changed since an earlier run."""
     shown = table(
-        f"Against the earlier run: changes above {comparison.threshold:.0%}",
+        verdict_text(comparison),
         ("", "left"),
         ("before", "right"),
         ("now", "right"),
         ("ratio", "right"),
         ("interval", "right"),
-        ("confidence", "right"),
+        ("sure", "right"),
         ("", "left"),
     )
+    _keep_figures_whole(shown)
     models = dict.fromkeys(change.model for change in comparison.changes)
     for model in models:
         if len(models) > 1:
@@ -144,16 +154,37 @@ def comparison_tables(comparison: Comparison) -> list[RenderableType]:
 
 
 def _change_texts(change: Change) -> tuple[str, ...]:
-    low, high = change.interval
-    unit = change.kind.unit
+    before, now = (figure_text(value, change.kind.unit) for value in (change.old, change.new))
     return (
         change.kind.title,
-        figure_text(change.old, unit),
-        figure_text(change.new, unit),
-        f"{change.ratio:.3f}x",
-        f"{low:.3f} - {high:.3f}",
-        f"{change.confidence:.1%}",
+        _number(before) if _unit(before) == _unit(now) else before,
+        now,
+        f"{change.ratio:.2f}x",
+        interval_text(change),
+        confidence_text(change),
     )
+
+
+def interval_text(change: Change) -> str:
+    """Of the ratio; nothing where there are too few samples for one."""
+    low, high = change.interval
+    return "" if change.p is None else f"{low:.2f} - {high:.2f}"
+
+
+def confidence_text(change: Change) -> str:
+    """Never as if something measured were certain."""
+    if change.confidence is None:
+        return "?"
+    return ">99.9%" if change.confidence > 0.999 else f"{change.confidence:.1%}"
+
+
+def verdict_text(comparison: Comparison) -> str:
+    """The whole in one line."""
+    counts = ", ".join(
+        f"{count} {verdict}" for verdict in ("worse", "better", "unsure") if (count := comparison.count(verdict))
+    )
+    verdict = "worse" if comparison.is_worse else "no worse"
+    return f"Against the earlier run: {verdict} ({counts or 'nothing changed'} by more than {comparison.threshold:.0%})"
 
 
 def _single(record: Record) -> RenderableType:
@@ -163,6 +194,7 @@ def _single(record: Record) -> RenderableType:
         ("median", "right"),
         ("spread", "right"),
     )
+    _keep_figures_whole(shown)
     for metric in record.metrics:
         texts = (metric.kind.title, figure_text(metric.value, metric.kind.unit), spread_text(metric))
         shown.add_row(*map(cell, texts))
@@ -172,8 +204,7 @@ def _single(record: Record) -> RenderableType:
 def _side_by_side(records: Sequence[Record]) -> RenderableType:
     columns: list[tuple[str, Literal["left", "right"]]] = [(label, "right") for label in short_labels(records)]
     shown = table("Side by side", ("", "left"), *columns)
-    for place, column in enumerate(shown.columns):
-        column.no_wrap = place > 0  # of a narrow terminal, titles fill several lines before figures do
+    _keep_figures_whole(shown)
     shown.add_row(cell("file"), *(cell(size_text(record.model.file_bytes)) for record in records))
     for kind in kinds_of(records):
         best = best_of(records, kind)
@@ -182,6 +213,12 @@ def _side_by_side(records: Sequence[Record]) -> RenderableType:
         cells = [cell(text, "green" if place == best else "") for place, text in enumerate(texts)]
         shown.add_row(cell(kind.title), *cells)
     return shown
+
+
+def _keep_figures_whole(shown: Table) -> None:
+    """On a narrow terminal, titles fill several lines before figures do."""
+    for place, column in enumerate(shown.columns):
+        column.no_wrap = place > 0
 
 
 def short_labels(records: Sequence[Record]) -> list[str]:

@@ -262,9 +262,9 @@ def _take_ceiling(found: _Found, subject: Subject, settings: BenchSettings, band
     limit = ceiling(bandwidth, weight_bytes_per_token(read_gguf(found.path)), round(cache_bytes))
     found.ceiling = {"bandwidth": asdict(bandwidth), **asdict(limit)}
     decode = next(metric for metric in found.metrics if metric.kind.name == f"tg{generated}")
-    allowed = MetricKind("ceiling", "decode that memory allows", "tok/s", "higher")
+    allowed = MetricKind("ceiling", "decode that memory allows, predicted", "tok/s", "neither")
     found.metrics.append(Metric(allowed, (limit.tokens_per_second,)))
-    kind = MetricKind("ceiling_share", "decode, share of what memory allows", "%", "higher")
+    kind = MetricKind("ceiling_share", "decode, share of what memory allows", "%", "neither")
     found.metrics.append(Metric(kind, tuple(100 * rate / limit.tokens_per_second for rate in decode.samples)))
     if not limit.weights_exceed_cache:
         found.notes.append("The weights fit into the last cache: decoding may be faster than memory allows.")

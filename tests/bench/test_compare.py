@@ -37,7 +37,7 @@ def test_a_shorter_wait_is_better() -> None:
 
 def test_a_change_below_the_threshold_is_none_however_sure_it_is() -> None:
     change = _change(DECODE, [97.0, 97.2, 96.8, 97.1, 96.9])
-    assert change.p < 0.05
+    assert change.p is not None and change.p < 0.05
     assert change.verdict == "same"
     assert _change(DECODE, [97.0, 97.2, 96.8, 97.1, 96.9], threshold=0.02).verdict == "worse"
 
@@ -48,7 +48,13 @@ def test_a_large_change_that_chance_could_make_is_none() -> None:
 
 def test_a_large_change_of_too_few_samples_is_unsure() -> None:
     change = _change(DECODE, [50.0, 51.0, 52.0], [100.0, 101.0, 102.0])
-    assert (change.verdict, change.p) == ("unsure", pytest.approx(0.1))
+    assert (change.verdict, change.p, change.confidence) == ("unsure", None, None)
+    assert _change(DECODE, [100.0], [100.0]).confidence is None
+
+
+def test_what_describes_the_machine_is_not_judged() -> None:
+    kind = MetricKind("ceiling", "decode that memory allows, predicted", "tok/s", "neither")
+    assert _change(kind, [50.0, 51.0, 52.0, 50.5, 51.5]).verdict == "same"
 
 
 def test_quality_is_judged_by_standard_errors() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,8 +11,19 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.compare import compare_records
-from bench.html_plots import Axis, Bar, Series, bar_plot, line_plot, logarithmic_ticks, point_plot, round_ticks
-from bench.html_report import cumulative, html_report
+from bench.html_plots import (
+    HEIGHT,
+    WIDTH,
+    Axis,
+    Bar,
+    Series,
+    bar_plot,
+    line_plot,
+    logarithmic_ticks,
+    point_plot,
+    round_ticks,
+)
+from bench.html_report import cumulative, html_report, latency_plot, memory_plot, streams_plot
 from bench.record import Record
 from tests.bench.bench_records import DECODE, make_record
 
@@ -51,6 +63,12 @@ def _checked(page: str) -> _Checker:
     checker.close()
     assert checker.open == []
     return checker
+
+
+def _plot(html: str) -> ElementTree.Element:
+    """The SVG of a figure, without its legend."""
+    plot, end, _ = html.partition("</svg>")
+    return ElementTree.fromstring(plot + end)
 
 
 @pytest.fixture
@@ -105,7 +123,7 @@ def test_several_models_answer_which_quantization(records: list[Record]) -> None
         "KL divergence, token by token",
     ):
         assert title in text
-    assert "decode, 128 tokens (mark: what memory allows)" in text
+    assert "decode, 128 tokens (mark: what memory allows, predicted)" in text
 
 
 def test_one_model_has_its_figures_in_front() -> None:
@@ -126,7 +144,7 @@ def test_a_regression_stands_in_the_page() -> None:
         make_record(samples={DECODE: [50, 51, 52, 53, 54]}),
     )
     page = html_report([new], compare_records([new], [old], Path("old.jsonl")))
-    assert "Against the earlier run: worse than the earlier run" in page
+    assert "Against the earlier run: worse (1 worse by more than 5%)" in page
     assert '<td class="worse">worse</td>' in page
     assert "1 unchanged" in page
 
@@ -151,10 +169,34 @@ def test_places_on_a_plot_follow_the_values() -> None:
 
 def test_a_single_point_and_values_of_zero_can_be_drawn() -> None:
     axis = Axis("x", str, is_logarithmic=True)
-    ElementTree.fromstring(point_plot("title", [Series("a", ((5, 0.0),))], Axis("y", str, starts_at_zero=False), axis))
-    ElementTree.fromstring(
-        bar_plot("title", [("group", [Bar("a very long name of a model", 0.0, "0", (0.0, 0.0), 0.0)])])
-    )
+    points = point_plot("title", [Series("a", ((5, 0.0),))], Axis("y", str, starts_at_zero=False), axis)
+    (circle,) = ElementTree.fromstring(points).iter("circle")
+    assert 0 < float(circle.attrib["cx"]) < WIDTH and 0 < float(circle.attrib["cy"]) < HEIGHT
+    bars = bar_plot("title", [("group", [Bar("a very long name of a model", 0.0, "0", (0.0, 0.0), 0.0)])])
+    (bar,) = ElementTree.fromstring(bars).iter("rect")
+    assert float(bar.attrib["width"]) == 1.0
+    assert [text.text for text in ElementTree.fromstring(bars).iter("text")] == ["group", "a very long name of…", "0"]
+
+
+def test_streams_are_marked_where_they_were_measured() -> None:
+    record = make_record()
+    plot = _plot(streams_plot([record], ["Q4_0"]))
+    below = [text.text for text in plot.iter("text") if text.attrib.get("y") == f"{HEIGHT - 26:.1f}"]
+    assert below == ["4"] == [str(streams) for streams in record.settings["streams"]]
+
+
+def test_texts_of_marks_stand_above_the_lines() -> None:
+    plot = _plot(memory_plot([make_record()], ["Q4_0"]))
+    lowest_text = max(float(text.attrib["y"]) for text in plot.iter("text") if text.attrib.get("class") == "mark-name")
+    tops = [float(point.split(",")[1]) for line in plot.iter("polyline") for point in line.attrib["points"].split()]
+    assert lowest_text < min(tops)
+
+
+def test_tokens_that_came_at_once_do_not_stretch_the_axis() -> None:
+    record = replace(make_record(), gaps_seconds={"1": [0.000003] * 30 + [0.01] * 70})
+    plot = _plot(latency_plot([record], ["Q4_0"]))
+    texts = [text.text for text in plot.iter("text")]
+    assert "10" in texts and "0.01" not in texts
 
 
 def test_the_curve_of_gaps_rises_from_the_shortest_to_the_longest() -> None:

@@ -117,7 +117,7 @@ def test_a_prompt_longer_than_the_model_can_hold_is_refused(models: tuple[Path, 
     [
         ({"prompt_tokens": 0}, "--pp is 0.", "--pp must be at least 1."),
         ({"generated_tokens": 4}, "--tg is 4.", "--tg must be at least 8."),
-        ({"streams": (0, 1)}, "--parallel is (0, 1).", "--parallel must be numbers between 1 and 64."),
+        ({"streams": (0, 1)}, "--parallel is 0,1.", "--parallel must be numbers between 1 and 64."),
         ({"rounds": 0}, "--rounds is 0.", "--rounds must be at least 1."),
     ],
 )
