@@ -101,13 +101,11 @@ class Answers:
 class Answering:
     """Asks the models of a pool. Made inside of the event loop that it is used in; to be closed."""
 
-    def __init__(self, pool: ModelPool, settings: ServerSettings, metrics: Metrics) -> None:
+    def __init__(self, pool: ModelPool, settings: ServerSettings, metrics: Metrics, sessions: Sessions) -> None:
         self.pool = pool
         self._settings = settings
         self._metrics = metrics
-        self._sessions = Sessions(
-            settings.sessions_folder, most=settings.max_sessions, most_bytes=settings.max_session_bytes
-        )
+        self._sessions = sessions
         self._waker = Waker(asyncio.get_running_loop())
         self._submitting = ThreadPoolExecutor(_SUBMITTING_THREADS, thread_name_prefix="edge-submit")
         self._embedding: dict[str, asyncio.Lock] = {}

@@ -19,6 +19,7 @@ from edge.server.gate import Doors, Gate
 from edge.server.metrics import Metrics
 from edge.server.model_pool import ModelPool
 from edge.server.server_settings import ServerSettings
+from edge.server.sessions import Sessions
 
 ROUTERS: Sequence[APIRouter] = (
     openai_routes.router,
@@ -35,13 +36,14 @@ _WORDS = {404: "There is nothing at this path.", 405: "This path is not for this
 def create_app(pool: ModelPool, settings: ServerSettings) -> FastAPI:
     """The application. Its models are loaded by requests, the first one by `load_first`; they are closed with it.
 
-    Its state has `answering`, `metrics`, `doors` and `is_loaded` while it runs.
+    Its state has `answering`, `metrics`, `doors` and `is_loaded` while it runs. EdgeError if sessions cannot be kept.
     """
     doors, metrics = Doors(), Metrics()
+    sessions = Sessions(settings.sessions_folder, most=settings.max_sessions, most_bytes=settings.max_session_bytes)
 
     @contextlib.asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
-        app.state.answering = Answering(pool, settings, metrics)
+        app.state.answering = Answering(pool, settings, metrics, sessions)
         closing_idle = asyncio.create_task(pool.keep_closing_idle())
         try:
             yield

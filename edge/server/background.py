@@ -29,9 +29,9 @@ class BackgroundServer:
         self._failure: BaseException | None = None
 
     def __enter__(self) -> Self:
+        self.app = create_app(self._pool, self.settings)
         self._listener = bind(self.settings)
         self.url = url_of(self._listener, self.settings.host)
-        self.app = create_app(self._pool, self.settings)
         self._thread.start()
         self._settled.wait()
         if self._failure:

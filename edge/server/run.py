@@ -128,17 +128,17 @@ async def run_app(
 ) -> None:
     """Serve until the server ends. `tell` is called when the first model is loaded, `started` with the server at once.
 
-    EdgeError if the model cannot be loaded.
+    EdgeError if the model cannot be loaded; whatever else keeps it from being loaded ends the server as well.
     """
     server = make_server(app, settings)
     started(server)
-    failures: list[EdgeError] = []
+    failures: list[Exception] = []
 
     async def load() -> None:
         try:
             await load_first(app, pool)
             tell()
-        except EdgeError as error:
+        except Exception as error:
             failures.append(error)
             server.should_exit = True
 
