@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edge.request import AdapterChoice as AdapterChoice
     from edge.request import Completion as Completion
     from edge.request import Request as Request
+    from edge.server.embedded import Server as Server
+    from edge.server.server_settings import ServerSettings as ServerSettings
     from edge.settings import AdapterSettings as AdapterSettings
     from edge.settings import ModelSettings as ModelSettings
     from edge.settings import SamplingSettings as SamplingSettings
@@ -39,6 +41,8 @@ _MODULES = {
     "Reply": "edge.chat",
     "Request": "edge.request",
     "SamplingSettings": "edge.settings",
+    "Server": "edge.server.embedded",
+    "ServerSettings": "edge.server.server_settings",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -42,10 +43,11 @@ def test_server_answers_until_it_is_told_to_end(tiny_gguf: Path) -> None:
         command("server.py", str(tiny_gguf)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin and process.stdout
-        words = process.stdout.readline().split()
-        assert words[:2] == ["Ready", "at"]
-        with urllib.request.urlopen(f"{words[2].rstrip('.')}/models", timeout=WAIT_SECONDS) as answer:
-            assert [model["id"] for model in json.load(answer)["data"]] == ["local"]
+        ready = re.fullmatch(r"Ready at (http://\S+) with the key (\S+)\. Enter ends it\.\n", process.stdout.readline())
+        assert ready
+        request = urllib.request.Request(f"{ready[1]}/models", headers={"Authorization": f"Bearer {ready[2]}"})
+        with urllib.request.urlopen(request, timeout=WAIT_SECONDS) as answer:
+            assert [model["id"] for model in json.load(answer)["data"]] == [tiny_gguf.stem]
         process.stdin.write("\n")
         process.stdin.flush()
         assert process.wait(WAIT_SECONDS) == 0

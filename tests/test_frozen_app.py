@@ -68,6 +68,11 @@ def test_frozen_app_answers_as_an_unfrozen_one_and_outlives_its_engine(
     assert list(tmp_path.iterdir()) == []  # what was unpacked is gone
 
 
+def test_frozen_app_serves(app: Path, tiny_gguf: Path, tmp_path: Path) -> None:
+    done = run(app, tmp_path, "serve", str(tiny_gguf))
+    assert (done.stdout, done.returncode) == ("served: 8\n", 0), done.stderr
+
+
 def test_frozen_app_converts_and_proves(app: Path, tmp_path: Path) -> None:
     checkpoint = write_tiny_checkpoint("llama3", tmp_path)
     done = run(app, tmp_path, "convert", str(checkpoint), str(tmp_path / "bees.gguf"))

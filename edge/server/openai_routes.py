@@ -97,7 +97,7 @@ async def _tools(answering: Answering, body: ChatBody) -> ToolSet | None:
 
 def _model(source: ModelSource, pool: ModelPool) -> dict[str, Any]:
     """OpenAI's object, and beside it what one request may hold, as far as the model is loaded and that is known."""
-    held = next((model.engine.context_tokens for model in pool.loaded if model.source is source), None)
+    held = next((model.engine.context_tokens for model in pool.loaded if model.source.name == source.name), None)
     model = {"id": source.name, "object": "model", "created": source.created, "owned_by": "edge"}
     return {**model, "context_tokens": held}
 
