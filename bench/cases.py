@@ -288,20 +288,24 @@ class Subject:
 @contextmanager
 def opened(path: Path, settings: BenchSettings) -> Iterator[Subject]:
     """The model with everything that its cases need. EdgeError if its context is too short for them."""
-    trained = trained_tokens(path)
-    longest = max(settings.prompt_tokens, settings.generated_tokens)
-    if longest > trained:
-        raise EdgeError(
-            f"{path.name} was trained on {trained} tokens; {longest} were asked for.",
-            hint=f"Ask for at most {trained} with --pp and --tg.",
-        )
+    check_length(path, settings)
     with ExitStack() as stack:
-        engine = stack.enter_context(LocalEngine(path, settings.model_settings(trained)))
+        engine = stack.enter_context(LocalEngine(path, settings.model_settings(trained_tokens(path))))
         prefill = BareSteps(engine.model, settings, settings.prompt_tokens)
         stack.callback(prefill.context.close)
         decode = BareSteps(engine.model, settings, settings.generated_tokens)
         stack.callback(decode.context.close)
         yield Subject(path, engine, _cases(engine, prefill, decode, settings), decode)
+
+
+def check_length(path: Path, settings: BenchSettings) -> None:
+    """EdgeError if more tokens are asked for than the model was trained on. Nothing but the header is read."""
+    trained, longest = trained_tokens(path), max(settings.prompt_tokens, settings.generated_tokens)
+    if longest > trained:
+        raise EdgeError(
+            f"{path.name} was trained on {trained} tokens; {longest} were asked for.",
+            hint=f"Ask for at most {trained} with --pp and --tg.",
+        )
 
 
 def trained_tokens(path: Path) -> int:

@@ -24,6 +24,8 @@ from edge.terminal import decode_utf8
 
 CHUNK_TOKENS = 512
 _SHARES = (0.999, 0.99, 0.95, 0.9, 0.5, 0.1, 0.05, 0.01, 0.001)
+Progress = Callable[[int, int], None]
+"""Takes the number of the chunk that begins, from 0, and how many there are."""
 _Floats = npt.NDArray[np.float64]
 
 
@@ -136,12 +138,12 @@ def read_in_lock_step(
     reference: Reader | None,
     others: Sequence[Reader],
     chunks: Sequence[Sequence[int]],
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = lambda _, __: None,
 ) -> list[Scores]:
     """Each chunk is read by all, and compared before the next one is: for each of the others its scores."""
     found: list[list[Scores]] = [[] for _ in others]
     for number, chunk in enumerate(chunks):
-        progress(number)
+        progress(number, len(chunks))
         for reader in (*([reference] if reference else []), *others):
             reader.read(chunk)
         for reader, scores in zip(others, found, strict=True):
@@ -268,7 +270,7 @@ def measure_quality(
     *,
     threads: int,
     chunks: int | None = None,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = lambda _, __: None,
 ) -> list[Quality | Estimate]:
     """For each of the files its quality against the reference, or without one its perplexity.
 

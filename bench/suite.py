@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.cases import BenchSettings, Subject, first_token_prompt, metric_kinds, opened
+from bench.cases import BenchSettings, Subject, check_length, first_token_prompt, metric_kinds, opened
 from bench.energy import find_energy_meter, hidden_meter
 from bench.fresh_start import (
     FreshSettings,
@@ -35,6 +35,7 @@ OWN_TEXT = Path(__file__).parent / "texts" / "held_out.txt"
 _OPEN_SHARE_OF_RAM = 0.6
 """Of free memory, that all models together may take to be open at the same time."""
 _PROGRESS_CHUNKS = 8
+_Measured = Callable[[Compared | None, Sequence[Compared]], list[Quality | Estimate]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class _Found:
 
 
 def run_bench(plan: BenchPlan, guard: Guard | None = None, say: Callable[[str], None] = lambda _: None) -> list[Record]:
-    """Measure everything: first the ceiling, then fresh starts, quality and speeds. A record for each model."""
+    """Measure everything: first the ceiling, then quality, fresh starts and speeds. A record for each model."""
+    for path in plan.models:
+        check_length(path, plan.settings)
     started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     machine = machine_record()
     guard = guard or Guard(find_energy_meter())
@@ -77,10 +80,10 @@ def run_bench(plan: BenchPlan, guard: Guard | None = None, say: Callable[[str], 
     bandwidth = measure_bandwidth(plan.settings.threads, available_bytes=read_ram().available_bytes)
     told = hidden_meter()
     found = [_Found(path, notes=[told] if told else []) for path in plan.models]
-    for each in found:
-        _start_fresh(each, plan.settings, say)
     if plan.quality:
         _measure_quality(found, plan.settings, plan.quality, say)  # first: what is wrong with its input shows here
+    for each in found:
+        _start_fresh(each, plan.settings, say)
     for group in _groups(found):
         _measure_speeds(group, plan.settings, bandwidth, guard, say)
     settings = _settings_document(plan, guard)
@@ -172,6 +175,8 @@ def fresh_metrics(starts: Sequence[FreshStart]) -> list[Metric]:
 
 def _groups(found: Sequence[_Found]) -> Iterator[list[_Found]]:
     """Models that are open at the same time: all, if they fit into memory, else one after the other."""
+    if not found:
+        return
     total = sum(read_gguf(each.path).file_bytes for each in found)
     if total <= _OPEN_SHARE_OF_RAM * read_ram().available_bytes:
         yield list(found)
@@ -304,10 +309,15 @@ def _measure_quality(
             plan.text,
             threads=settings.threads,
             chunks=plan.chunks,
-            progress=lambda number: None if number % _PROGRESS_CHUNKS else say(f"Quality: chunk {number + 1}"),
+            progress=lambda number, count: (
+                None if number % _PROGRESS_CHUNKS else say(f"Quality: chunk {number + 1} of {count}")
+            ),
         )
 
-    for group in filter(None, _groups([each for each in found if each.path != plan.reference])):
+    others = [each for each in found if each.path != plan.reference]
+    if not others:
+        _measure_alone(found, settings, measured)
+    for group in _groups(others):
         sides = [Compared(each.path, settings.key_type, settings.value_type) for each in group]
         reference = Compared(plan.reference) if plan.reference else None
         for each, quality in zip(group, measured(reference, sides), strict=True):
@@ -319,6 +329,14 @@ def _measure_quality(
         for each in found:
             side = Compared(each.path, settings.key_type, settings.value_type)
             _take_quality(each, measured(Compared(each.path), [side])[0], "cache_")
+
+
+def _measure_alone(found: Sequence[_Found], settings: BenchSettings, measured: _Measured) -> None:
+    """Perplexities of a reference that is held against nothing."""
+    sides = [Compared(each.path, settings.key_type, settings.value_type) for each in found]
+    for each, quality in zip(found, measured(None, sides), strict=True):
+        _take_quality(each, quality, "")
+        each.notes.append("The reference is the model itself: there is no divergence from it.")
 
 
 def _take_quality(found: _Found, quality: Quality | Estimate, prefix: str) -> None:

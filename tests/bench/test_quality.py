@@ -152,12 +152,17 @@ def test_a_quantization_is_near_its_reference_and_the_reference_at_no_distance(
     quantized: tuple[Path, Path], text: Path
 ) -> None:
     full, small = quantized
-    seen: list[int] = []
+    seen: list[tuple[int, int]] = []
     of_small, of_itself = measure_quality(
-        Compared(full), [Compared(small), Compared(full)], text, threads=1, chunks=2, progress=seen.append
+        Compared(full),
+        [Compared(small), Compared(full)],
+        text,
+        threads=1,
+        chunks=2,
+        progress=lambda *at: seen.append(at),
     )
     assert isinstance(of_small, Quality) and isinstance(of_itself, Quality)
-    assert seen == [0, 1]
+    assert seen == [(0, 2), (1, 2)]
     assert of_small.positions == 2 * (CHUNK_TOKENS // 2 - 1)
     assert 0 < of_small.divergence.value < 0.01
     assert of_itself.divergence == Estimate(0.0, 0.0)

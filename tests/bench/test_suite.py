@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import bench.suite
 from bench.cases import BenchSettings, gaps_of, opened, rate_together
 from bench.compare import compare_records
 from bench.engine_sides import Run
@@ -110,6 +111,33 @@ def test_a_prompt_longer_than_the_model_can_hold_is_refused(models: tuple[Path, 
     ):
         pass
     assert caught.value.hint == "Ask for at most 512 with --pp and --tg."
+
+
+def test_what_is_wrong_with_a_text_or_a_length_is_said_before_anything_is_measured(
+    models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("Too short.", encoding="utf-8")
+    monkeypatch.setattr(bench.suite, "measure_fresh_start", lambda *_, **__: pytest.fail("it was measured"))
+    with pytest.raises(EdgeError, match=r"The text has \d+ tokens; at least 1,024 are needed") as caught:
+        run_bench(BenchPlan(models, TINY, QualityPlan(text)))
+    assert caught.value.hint == "Give a longer text with --quality."
+    said: list[str] = []
+    with pytest.raises(EdgeError, match="was trained on 512 tokens; 4096 were asked for"):
+        run_bench(BenchPlan(models, BenchSettings(prompt_tokens=4096, threads=1)), say=said.append)
+    assert said == []
+
+
+def test_a_reference_that_is_the_model_itself_leaves_its_perplexity(models: tuple[Path, Path], tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The keeper of the lighthouse counted the ships that came by. " * 40, encoding="utf-8")
+    settings = BenchSettings(16, 8, (1,), rounds=1, threads=1, fresh_starts=0)
+    said: list[str] = []
+    plan = BenchPlan(models[:1], settings, QualityPlan(text, models[0], chunks=1))
+    (record,) = run_bench(plan, Guard(), said.append)
+    assert record.value("perplexity") and record.metric("divergence") is None
+    assert "The reference is the model itself: there is no divergence from it." in record.notes
+    assert "Quality: chunk 1 of 1" in said
 
 
 @pytest.mark.parametrize(
