@@ -27,7 +27,7 @@ _DRIVER_COMMANDS = {
 
 
 def condition_findings(machine: Machine, now: Conditions, speed: DecodeSpeed | None) -> Iterator[Finding]:
-    yield from _driver_findings(now)
+    yield from _driver_findings(machine, now)
     yield from _power_findings(now)
     yield from _clock_findings(now)
     yield from _heat_findings(now)
@@ -36,17 +36,23 @@ def condition_findings(machine: Machine, now: Conditions, speed: DecodeSpeed | N
     yield from _speed_findings(machine, now, speed)
 
 
-def _driver_findings(now: Conditions) -> Iterator[Finding]:
-    if now.nvidia_driver is None:
-        return
-    version = tuple(map(int, now.nvidia_driver.split(".")))
-    if version < OLDEST_CUDA_12_DRIVER:
-        commands = (command for name, command in _DRIVER_COMMANDS.items() if name in now.distribution)
+def _driver_findings(machine: Machine, now: Conditions) -> Iterator[Finding]:
+    commands = (command for name, command in _DRIVER_COMMANDS.items() if name in now.distribution)
+    install = next(commands, "nvidia-smi")
+    if without := next((gpu for gpu in machine.gpus if gpu.vendor == "NVIDIA" and not gpu.has_driver), None):
+        yield Finding(
+            "graphics",
+            f"{without.name} has no driver from NVIDIA.",
+            "Install it, then restart the machine.",
+            install,
+            "llama.cpp compiled with CUDA finds no card without it.",
+        )
+    elif now.nvidia_driver and tuple(map(int, now.nvidia_driver.split("."))) < OLDEST_CUDA_12_DRIVER:
         yield Finding(
             "graphics",
             f"The NVIDIA driver {now.nvidia_driver} is older than {'.'.join(map(str, OLDEST_CUDA_12_DRIVER))}.",
             "Install a newer one, then restart the machine.",
-            next(commands, "nvidia-smi"),
+            install,
             "llama.cpp compiled with CUDA 12 finds no card with it.",
         )
 

@@ -59,6 +59,8 @@ class Device:
     """Whether the graphics processor computes in main memory, so that both share what is free there."""
     swap_bytes: int = 0
     """Free, and not counted: a model that is read from there answers at the speed of the disk."""
+    idle_gpus: tuple[str, ...] = ()
+    """Names of graphics cards that are there, and that the installed llama.cpp cannot compute on."""
 
     @property
     def graphics(self) -> MemoryPool | None:
@@ -97,9 +99,9 @@ def described_device(*, vram: str | None, ram: str | None, bandwidth: str | None
     """
     if vram is None and ram is None:
         raise EdgeError("--bandwidth describes no device.", hint="Give --ram or --vram with it, or --device NAME.")
-    rate = parse_bandwidth(bandwidth) if bandwidth else None
-    ram_bytes = parse_size(ram) if ram else parse_size(vram or "0")
-    gpu_bytes = parse_size(vram) if vram else 0
+    rate = parse_bandwidth(bandwidth) if bandwidth is not None else None
+    gpu_bytes = 0 if vram is None else _memory_size("--vram", vram)
+    ram_bytes = gpu_bytes if ram is None else _memory_size("--ram", ram)
     gpu = MemoryPool(gpu_bytes, gpu_bytes, rate or DEFAULT_GPU_BANDWIDTH, DEFAULT_GPU_OPERATIONS)
     ram_rate = DEFAULT_RAM_BANDWIDTH if gpu_bytes or rate is None else rate
     parts = [f"{vram} of graphics memory" if vram else "", f"{ram} of main memory" if ram else ""]
@@ -112,8 +114,23 @@ def described_device(*, vram: str | None, ram: str | None, bandwidth: str | None
 
 
 def parse_bandwidth(text: str) -> float:
-    """Bytes a second of `360GB/s`, the `/s` being optional. EdgeError for anything else."""
-    return float(parse_size(text.strip().removesuffix("/s")))
+    """Bytes a second of `360GB/s`, the `/s` being optional. EdgeError for anything else, and for nothing."""
+    try:
+        return float(parse_size(text.strip().removesuffix("/s")))
+    except EdgeError as error:
+        raise EdgeError(
+            f"{text!r} is no bandwidth.", hint="Give bytes a second to --bandwidth, such as 360GB/s."
+        ) from error
+
+
+def _memory_size(option: str, text: str) -> int:
+    try:
+        return parse_size(text)
+    except EdgeError as error:
+        raise EdgeError(
+            f"{option} is {text!r}, which is no size.",
+            hint=f"Write it with a unit, such as 12GB; without such memory, leave {option} out.",
+        ) from error
 
 
 def this_device(machine: Machine | None = None, *, measures_bandwidth: bool = True) -> Device:
@@ -129,6 +146,7 @@ def this_device(machine: Machine | None = None, *, measures_bandwidth: bool = Tr
         is_unified=any(card.kind != "GPU" for card in cards) or any(gpu.vendor == "Apple" for gpu in machine.gpus),
         repacked_types=repacked_types(machine.cpu.simd),
         swap_bytes=machine.ram.swap_free_bytes,
+        idle_gpus=() if cards else tuple(gpu.name for gpu in machine.gpus),
     )
 
 

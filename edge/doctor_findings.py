@@ -82,6 +82,8 @@ def _graphics_findings(gpus: Iterable[Gpu], installation: Installation) -> Itera
             )
         return
     for gpu in {gpu.vendor: gpu for gpu in gpus}.values():
+        if gpu.vendor == "NVIDIA" and not gpu.has_driver:
+            continue  # nothing that is compiled would help before there is one: see edge.condition_findings
         kind = _build_kind(gpu)
         option, needs = _GPU_BUILDS[kind]
         yield Finding(

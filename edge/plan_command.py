@@ -68,4 +68,4 @@ def _device(name: str | None, vram: str | None, ram: str | None, bandwidth: str 
         raise EdgeError(f"--device and {given[0]} exclude each other.", hint="Name a device or describe one.")
     if given:
         return described_device(vram=vram, ram=ram, bandwidth=bandwidth)
-    return find_device(name or THIS)
+    return find_device(THIS if name is None else name)

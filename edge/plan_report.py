@@ -30,6 +30,9 @@ def _about(model: ModelToPlan, plan: Plan) -> Table:
     device = plan.device
     rows = [("Model", f"{model.reference} ({model.origin})"), ("Device", f"{device.name}: {device.description}")]
     rows += [(name, _pool_text(gpu)) for name, gpu in zip(_card_names(device), device.gpus, strict=True)]
+    if device.idle_gpus:
+        names = ", ".join(device.idle_gpus)
+        rows.append(("Not used", f"{names}: llama.cpp cannot compute there, and edge doctor says why"))
     rows.append(("Main memory", _pool_text(device.ram)))
     if device.swap_bytes:
         rows.append(("Swap", f"{size_text(device.swap_bytes)} free, not counted: too slow to answer from"))
@@ -184,6 +187,7 @@ def document(model: ModelToPlan, plan: Plan) -> dict[str, Any]:
             "gpus": [asdict(gpu) for gpu in device.gpus],
             "ram": asdict(device.ram),
             "swap_bytes": device.swap_bytes,
+            "idle_gpus": list(device.idle_gpus),
         },
         "predicted": True,
         "choices": [_choice_document(model, choice, device) for choice in plan.choices],

@@ -6,8 +6,8 @@ Knows what may be given up and in which order; what opens a model, and how it sa
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,9 +60,12 @@ class StepMemory:
         entry = self._read().get(model)
         if not isinstance(entry, dict) or entry.get("wanted") != _values(wanted):
             return None
+        worked = entry.get("worked")
+        if not isinstance(worked, dict) or not all(_is_setting(name, worked.get(name)) for name in _REMEMBERED):
+            return None
         try:
-            return replace(wanted, **{name: entry["worked"][name] for name in _REMEMBERED})
-        except (KeyError, TypeError, EdgeError):
+            return replace(wanted, **{name: worked[name] for name in _REMEMBERED})
+        except EdgeError:
             return None
 
     def remember(self, model: str, wanted: ModelSettings, worked: ModelSettings) -> None:
@@ -70,20 +73,27 @@ class StepMemory:
         import tempfile  # seldom needed, and slow to import
 
         entries = {**self._read(), model: {"wanted": _values(wanted), "worked": _values(worked)}}
-        try:
+        with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False, encoding="utf-8") as file:
-                json.dump(entries, file, indent=1)
-            os.replace(file.name, self.path)  # noqa: PTH105
-        except OSError:
-            return
+            with tempfile.TemporaryDirectory(dir=self.path.parent) as folder:
+                written = Path(folder) / self.path.name
+                written.write_text(json.dumps(entries, indent=1), "utf-8")
+                written.replace(self.path)
 
     def _read(self) -> dict[str, Any]:
         try:
             entries = json.loads(self.path.read_text("utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return entries if isinstance(entries, dict) else {}
+
+
+def _is_setting(name: str, value: object) -> bool:
+    """Whether a remembered value is of the kind that a setting has, and no number that llama.cpp would not take."""
+    if name in ("key_type", "value_type"):
+        return isinstance(value, str)
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value < 1 << 31
+    return is_number or (name == "context_tokens" and value is None)
 
 
 def _values(settings: ModelSettings) -> dict[str, Any]:

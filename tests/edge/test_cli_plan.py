@@ -101,7 +101,34 @@ def test_obstacle_that_is_only_slow_says_so() -> None:
             "--bandwidth describes no device.",
             "Give --ram or --vram with it, or --device NAME.",
         ),
-        (("--ram", "much"), "'much' is not a size.", "Write it with a unit, such as 2GB or 500M."),
+        (
+            ("--device", "rtx-3060-12gb", "--vram", "8GB"),
+            "--device and --vram exclude each other.",
+            "Name a device or describe one.",
+        ),
+        (
+            ("--device", ""),
+            "The device '' is not known.",
+            "Known are rtx-3060-12gb, rtx-4070-12gb, raspberry-pi-5-8gb, laptop-16gb and this;"
+            " or describe it with --vram, --ram and --bandwidth.",
+        ),
+        *(
+            (
+                (option, size),
+                f"{option} is {size!r}, which is no size.",
+                f"Write it with a unit, such as 12GB; without such memory, leave {option} out.",
+            )
+            for option, size in (("--ram", "much"), ("--ram", "-4GB"), ("--ram", "0"), ("--vram", "0GB"), ("--ram", ""))
+        ),
+        *(
+            (
+                ("--ram", "8GB", "--bandwidth", rate),
+                f"{rate!r} is no bandwidth.",
+                "Give bytes a second to --bandwidth, such as 360GB/s.",
+            )
+            for rate in ("0", "0GB/s", "-3GB", "fast", "")
+        ),
+        (("--ram", "8GB", "--ctx", "-5"), "A context of -5 tokens was asked for.", "Ask for at least 16 with --ctx."),
         (("--ram", "8GB", "--ctx", "3"), "A context of 3 tokens was asked for.", "Ask for at least 16 with --ctx."),
         (
             ("--ram", "64GB", "--ctx", "9000"),
@@ -122,3 +149,18 @@ def test_bad_input_is_refused(edge_command: Command, arguments: tuple[str, ...],
         assert shown[0] == message and shown[1].startswith("The largest known model that fits is ")
     else:
         assert shown == expected
+
+
+@pytest.mark.parametrize("name", ["nosuch", "no/such/thing", "my model.gguf", "", "org/"])
+def test_what_is_no_model_is_refused(edge_command: Command, name: str) -> None:
+    assert error_lines(edge_command("plan", name, "--ram", "8GB")) == [
+        f"There is no model {name!r}: no such file or directory, and no name on a hub.",
+        "Give a .gguf file, a checkpoint directory, org/name[:QUANT] on the Hugging Face hub, or demo.",
+    ]
+
+
+def test_file_that_is_no_model_is_refused(edge_command: Command, tmp_path: Path) -> None:
+    (tmp_path / "notes.gguf").write_text("root of all evil\n" * 9, "utf-8")
+    message, hint = error_lines(edge_command("plan", tmp_path / "notes.gguf", "--ram", "8GB"))
+    assert message == f"{tmp_path / 'notes.gguf'} is no GGUF file: it starts with b'root' instead of b'GGUF'."
+    assert hint.startswith("Give a .gguf model file")

@@ -11,7 +11,7 @@ from edge import doctor, doctor_report
 from edge.ceiling import Bandwidth
 from edge.condition_findings import condition_findings
 from edge.decode_speed import DecodeSpeed, measure_decode
-from edge.devices import Cores, Cpu, Machine, Ram, read_ram
+from edge.devices import Cores, Cpu, Machine, Ram, read_gpus, read_ram
 from edge.doctor_facts import Conditions, read_conditions
 from edge.doctor_findings import findings
 from edge.finding import Finding
@@ -206,6 +206,15 @@ def test_old_nvidia_driver(tmp_path: Path, system: str, command: str) -> None:
     assert finding.command == command
     newer = version.replace("470.239.06", "560.35.03")
     assert found(tmp_path, {"proc/driver/nvidia/version": newer}) == []
+
+
+def test_nvidia_card_without_a_driver(tmp_path: Path) -> None:
+    gpus = read_gpus(machine_of(tmp_path, {"sys/class/drm/card0/device/vendor": "0x10de"}))
+    (finding,) = found(tmp_path, {"etc/os-release": "ID=fedora"}, replace(MACHINE, gpus=gpus))
+    assert finding.what == "NVIDIA GPU has no driver from NVIDIA."
+    assert finding.hint == "Install it, then restart the machine."
+    assert finding.why == "llama.cpp compiled with CUDA finds no card without it."
+    assert finding.command == "sudo dnf install akmod-nvidia"
 
 
 def test_limits_on_what_may_be_allocated(tmp_path: Path) -> None:

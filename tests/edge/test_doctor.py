@@ -103,7 +103,6 @@ def test_instructions_that_crash_are_no_finding_where_the_processor_has_none() -
     ("gpu", "option", "kind"),
     [
         (NVIDIA, "-DGGML_CUDA=on", "CUDA"),
-        (replace(NVIDIA, has_driver=False), "-DGGML_VULKAN=on", "Vulkan"),
         (Gpu("AMD", "AMD GPU", has_driver=True), "-DGGML_HIP=on", "ROCm"),
         (Gpu("AMD", "AMD GPU", has_driver=False), "-DGGML_VULKAN=on", "Vulkan"),
         (Gpu("Intel", "Intel GPU", has_driver=False), "-DGGML_VULKAN=on", "Vulkan"),

@@ -166,7 +166,10 @@ def test_card_that_is_full_is_left_alone(use_machine: UseMachine, tmp_path: Path
 
 def test_card_without_a_driver_is_not_planned_with(edge_command: Command, use_machine: UseMachine) -> None:
     use_machine(replace(DESKTOP, files={"sys/class/drm/card0/device/vendor": "0x10de\n"}))
-    assert plan_of(edge_command, GEMMA)["device"]["gpus"] == []
+    shown = plan_of(edge_command, GEMMA)
+    assert shown["device"]["gpus"] == [] and shown["device"]["idle_gpus"] == ["NVIDIA GPU"]
+    text = " ".join(edge_command("plan", GEMMA).out.split())
+    assert "Not used NVIDIA GPU: llama.cpp cannot compute there, and edge doctor says why Main memory" in text
 
 
 def test_cards_side_by_side_are_listed_with_their_parts(edge_command: Command, use_machine: UseMachine) -> None:

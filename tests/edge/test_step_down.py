@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,19 +92,54 @@ def test_settings_that_are_not_remembered_stay_those_that_are_wanted(memory: Ste
     assert recalled == ModelSettings(threads=5, prefill_tokens=128)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"gemma": 3}', '{"gemma": {"wanted": {}, "worked": {}}}'])
-def test_damaged_memory_remembers_nothing(memory: StepMemory, content: str) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff\xfe\0{", b"[" * 100_000, b'{"gemma": 3}', b'{"gemma": {"wanted": {}, "worked": {}}}'],
+)
+def test_damaged_memory_remembers_nothing_and_is_written_anew(memory: StepMemory, content: bytes) -> None:
     memory.path.parent.mkdir()
-    memory.path.write_text(content, "utf-8")
+    memory.path.write_bytes(content)
     assert memory.recall("gemma", ModelSettings()) is None
+    opening = FakeOpening(lambda settings: settings.prefill_tokens < 512)
+    assert opened(opening, memory, ModelSettings(), []) == ModelSettings(prefill_tokens=256)
+    assert memory.recall("gemma", ModelSettings()) == ModelSettings(prefill_tokens=256)
 
 
-def test_remembered_nonsense_is_left_aside(memory: StepMemory) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("prefill_tokens", 0),
+        ("prefill_tokens", 256.5),
+        ("prefill_tokens", True),
+        ("prefill_tokens", None),
+        ("context_tokens", "4096"),
+        ("context_tokens", 1 << 40),
+        ("gpu_layers", [3]),
+        ("key_type", "Q9_9"),
+        ("key_type", 8),
+    ],
+)
+def test_remembered_nonsense_is_left_aside(memory: StepMemory, name: str, value: object) -> None:
     memory.remember("gemma", ModelSettings(), ModelSettings())
-    text = memory.path.read_text("utf-8")
-    start = text.index('"worked"')
-    memory.path.write_text(text[:start] + text[start:].replace('"prefill_tokens": 512', '"prefill_tokens": 0'), "utf-8")
+    entries = json.loads(memory.path.read_text("utf-8"))
+    entries["gemma"]["worked"][name] = value
+    memory.path.write_text(json.dumps(entries), "utf-8")
     assert memory.recall("gemma", ModelSettings()) is None
+
+
+def test_memory_on_a_full_disk_stays_as_it_was(memory: StepMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.remember("gemma", ModelSettings(), ModelSettings(prefill_tokens=128))
+
+    def fill(path: Path, *_: object) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    opening = FakeOpening(lambda settings: settings.context_tokens == 2048)
+    told: list[str] = []
+    assert opened(opening, memory, ModelSettings(parallel=2), told).context_tokens == 2048 and told
+    assert list(memory.path.parent.iterdir()) == [memory.path], "and nothing is left beside it"
+    assert memory.recall("gemma", ModelSettings()) == ModelSettings(prefill_tokens=128)
 
 
 def test_memory_that_cannot_be_written_does_not_stop_anything(tmp_path: Path) -> None:
