@@ -9,6 +9,7 @@ import { closeOver, openPanel, startDrawers } from "./drawers.js";
 import { askForKey } from "./key_dialog.js";
 import { ListView } from "./list_view.js";
 import { announce, banner, forgetAnnounced, toast } from "./notices.js";
+import { OtherTabs } from "./other_tabs.js";
 import { Panel } from "./panel.js";
 import { savedDefaults } from "./settings.js";
 import { openStore } from "./store.js";
@@ -24,6 +25,7 @@ class Page {
   #unsaved = new Map(); // conversations that are written soon, by id, with their timers
   #deleted = new Set();
   #current = null;
+  #others = new OtherTabs((id, nodeId) => id === this.#current.id && this.thread.refresh(new Set([nodeId])));
 
   constructor(store) {
     this.store = store;
@@ -33,6 +35,7 @@ class Page {
       edit: (node, text) => this.edit(node, text),
       choose: (id, step) => this.choose(id, step),
       enterKey: (node) => this.enterKey(() => this.retry(node)),
+      isWrittenElsewhere: (node) => this.#others.writingIn(this.#current.id) === node.id,
       announce,
     });
     this.list = new ListView((text) => (text === "" ? store.list() : store.search(text)), {
@@ -47,7 +50,7 @@ class Page {
 
   async start() {
     if (!this.store.isKept) banner("This browser keeps no conversations: they are gone when the page is closed.");
-    this.store.onChange((id) => this.#changedElsewhere(id));
+    this.store.onChange((change) => this.#changedElsewhere(change));
     await this.#openAddressed();
     this.list.refresh();
     await this.loadModels();
@@ -141,6 +144,10 @@ class Page {
 
   #mayAsk() {
     if (this.#answers.has(this.#current.id)) return false;
+    if (this.#others.writingIn(this.#current.id) !== undefined) {
+      toast("Another tab is writing an answer here. Wait until it is complete, or stop it there.");
+      return false;
+    }
     const wrong = this.panel.wrongField();
     if (wrong === null) return true;
     openPanel();
@@ -236,7 +243,9 @@ class Page {
     this.#unsaved.delete(conversation.id);
     if (!this.#isStored(conversation)) return;
     try {
-      await this.store.put(conversation);
+      const answering = this.#answers.get(conversation.id)?.node.id ?? null;
+      const taken = await this.store.put(conversation, answering);
+      this.#showTaken(conversation, taken);
     } catch (error) {
       banner(`The conversation could not be kept: ${error.message}. Export it, and delete others.`, {
         label: "Export",
@@ -245,12 +254,29 @@ class Page {
     }
   }
 
-  async #changedElsewhere(id) {
+  async #changedElsewhere({ id, answering }) {
     this.list.refresh();
-    if (id !== this.#current.id || this.#answers.has(id)) return;
-    const found = await this.store.get(id);
-    if (found) this.#open(found);
-    else this.startNew();
+    this.#others.heard(id, answering);
+    const conversation = this.#answers.get(id)?.conversation ?? (id === this.#current.id ? this.#current : undefined);
+    if (conversation === undefined) return;
+    const taken = await this.store.refresh(conversation, { follows: this.#follows(conversation) });
+    if (taken !== null) this.#showTaken(conversation, answering === null ? taken : { ...taken, nodes: taken.nodes.add(answering) });
+    else if (conversation === this.#current && !this.#answers.has(id)) this.startNew();
+  }
+
+  /** Whether a new alternative of another tab is shown here: not while a message is edited, or an answer comes. */
+  #follows(conversation) {
+    return !this.#answers.has(conversation.id) && !(conversation === this.#current && this.thread.isEditing);
+  }
+
+  /** Shows what was taken in of another tab's changes. */
+  #showTaken(conversation, { isSet, nodes, isForked }) {
+    if (isForked) toast("Another tab went on from here, too. Both ways are kept: the arrows below a message lead to the other.");
+    if (conversation !== this.#current) return;
+    if (isSet) this.panel.show(conversation);
+    if (isSet) this.#showModel();
+    if (nodes.size > 0) this.thread.refresh(nodes);
+    if (isSet || nodes.size > 0) this.#show();
   }
 
   async rename(id, title) {
@@ -313,7 +339,10 @@ class Page {
 
   #listen() {
     window.addEventListener("hashchange", () => this.#openAddressed());
-    window.addEventListener("pagehide", () => [...this.#answers.values()].forEach(({ conversation }) => this.#save(conversation)));
+    window.addEventListener("pagehide", () => {
+      const answered = [...this.#answers.values()].map(({ conversation }) => conversation);
+      answered.filter((each) => this.#isStored(each)).forEach((each) => this.store.putAtOnce(each));
+    });
     document.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || event.defaultPrevented || document.querySelector("dialog[open]")) return;
       if (!closeOver()) this.stop();

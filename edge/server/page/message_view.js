@@ -7,7 +7,7 @@ import { answerState, badge } from "./validity.js";
 
 const BADGE_MILLISECONDS = 200;
 
-/** `actions`: retry(node), edit(node, text), choose(id), enterKey(node), announce(text). */
+/** `actions`: retry(node), edit(node, text), choose(id), enterKey(node), isWrittenElsewhere(node), announce(text). */
 export class MessageView {
   #badgeShown = 0;
 
@@ -29,6 +29,15 @@ export class MessageView {
 
   get #isJson() {
     return this.node.schema !== undefined;
+  }
+
+  get isEdited() {
+    return this.text.querySelector("textarea") !== null;
+  }
+
+  /** Whether the message is being edited, or written by this page. */
+  get isBusy() {
+    return this.isEdited || this.element.hasAttribute("aria-busy");
   }
 
   /** Shows the message as it is; nothing more is expected. */
@@ -97,7 +106,10 @@ export class MessageView {
         failure.needsKey ? key : retry,
       );
     }
-    if (!facts) return note("The page was closed before this answer was complete.");
+    if (!facts) {
+      const isWritten = this.actions.isWrittenElsewhere(this.node);
+      return note(isWritten ? "Another tab is writing this answer." : "The page was closed before this answer was complete.");
+    }
     if (content === "") return note(facts.ending === "stopped" ? "Stopped before the first word." : "The answer is empty.");
     return null;
   }

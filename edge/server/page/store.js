@@ -4,6 +4,7 @@
  */
 
 import { mentions, titleOf } from "./conversation.js";
+import { nothingTaken, takeIn } from "./merging.js";
 
 const DATABASE = "edge";
 const VERSION = 1;
@@ -43,13 +44,14 @@ const newestFirst = (one, other) => other.updated - one.updated;
 
 class BrowserStore {
   isKept = true;
+  #stored = new WeakMap(); // of each conversation at hand, what was stored when it was last read or written
 
   constructor(database) {
     this.database = database;
     this.channel = new BroadcastChannel("edge.conversations");
   }
 
-  /** Calls `listener(id)` when another tab has changed a conversation. */
+  /** Calls `listener({ id, answering })` when another tab has stored or removed a conversation; see `put`. */
   onChange(listener) {
     this.channel.onmessage = ({ data }) => listener(data);
   }
@@ -58,16 +60,53 @@ class BrowserStore {
     return (await answerOf(this.store("summaries").getAll())).sort(newestFirst);
   }
 
-  get(id) {
-    return answerOf(this.store("conversations").get(id));
+  async get(id) {
+    const conversation = await answerOf(this.store("conversations").get(id));
+    if (conversation !== undefined) this.#stored.set(conversation, structuredClone(conversation));
+    return conversation;
   }
 
-  async put(conversation) {
+  /** Takes into a conversation what another tab has stored of it; gives what `takeIn` does, or null if it is gone. */
+  async refresh(conversation, options) {
+    const theirs = await answerOf(this.store("conversations").get(conversation.id));
+    return theirs === undefined ? null : this.#take(conversation, theirs, options);
+  }
+
+  /**
+   * Stores a conversation, with what another tab has stored of it in the meantime taken in; gives what `takeIn` does.
+   * `answering` is the id of a message that is still being written, or null.
+   */
+  async put(conversation, answering = null) {
+    const transaction = this.database.transaction(["conversations", "summaries"], "readwrite");
+    const store = transaction.objectStore("conversations");
+    const theirs = await answerOf(store.get(conversation.id)); // nobody writes between this and the end
+    const taken = theirs === undefined ? nothingTaken() : this.#take(conversation, theirs);
+    const before = this.#stored.get(conversation);
+    this.#stored.set(conversation, structuredClone(conversation));
+    store.put(conversation);
+    transaction.objectStore("summaries").put(summaryOf(conversation));
+    try {
+      await ended(transaction);
+    } catch (error) {
+      this.#stored.set(conversation, before);
+      throw error;
+    }
+    this.channel.postMessage({ id: conversation.id, answering });
+    return taken;
+  }
+
+  /** Stores a conversation as the page goes: there is no time left to read what another tab stored a moment ago. */
+  putAtOnce(conversation) {
     const transaction = this.database.transaction(["conversations", "summaries"], "readwrite");
     transaction.objectStore("conversations").put(conversation);
     transaction.objectStore("summaries").put(summaryOf(conversation));
-    await ended(transaction);
-    this.channel.postMessage(conversation.id);
+    transaction.commit();
+  }
+
+  #take(conversation, theirs, options) {
+    const base = this.#stored.get(conversation) ?? theirs;
+    this.#stored.set(conversation, structuredClone(theirs));
+    return takeIn(conversation, theirs, base, options);
   }
 
   async remove(id) {
@@ -75,7 +114,7 @@ class BrowserStore {
     transaction.objectStore("conversations").delete(id);
     transaction.objectStore("summaries").delete(id);
     await ended(transaction);
-    this.channel.postMessage(id);
+    this.channel.postMessage({ id, answering: null });
   }
 
   /** Summaries of the conversations that mention a text anywhere. */
@@ -131,7 +170,10 @@ class MemoryStore {
 
   async put(conversation) {
     this.#conversations.set(conversation.id, structuredClone(conversation));
+    return nothingTaken();
   }
+
+  putAtOnce() {}
 
   async remove(id) {
     this.#conversations.delete(id);

@@ -45,6 +45,15 @@ export class ThreadView {
     if (isOther) this.goToEnd();
   }
 
+  /** Shows messages anew, of those that are on the page; one that is being edited is left alone. */
+  refresh(nodeIds) {
+    for (const view of this.#views) if (nodeIds.has(view.node.id) && !view.isBusy) view.showWhole();
+  }
+
+  get isEditing() {
+    return this.#views.some((view) => view.isEdited);
+  }
+
   /** Puts the keyboard back on the arrows of a turn that was just switched. */
   focusBranch(nodeId, step) {
     const arrows = this.#views.find((view) => view.node.id === nodeId)?.element.querySelectorAll(".branches button") ?? [];

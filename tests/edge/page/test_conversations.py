@@ -111,7 +111,6 @@ def test_an_answer_that_a_closed_page_cut_off_says_so(page: Page, server: FakeSe
     server.says("Up to here", Wait())
     ask(page, "Hi")
     expect(answers(page)).to_have_text("Up to here")
-    page.wait_for_timeout(1200)  # it is kept once a second
     page.reload()
     expect(answers(page)).to_have_text("Up to here")
     expect(page.locator(".note")).to_have_text("The page was closed before this answer was complete.")
