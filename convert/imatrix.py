@@ -24,6 +24,7 @@ from convert.gguf_header import TensorHeader, header_bytes
 from edge.errors import EdgeError
 from edge.gguf_file import GGUFFile, read_gguf_container
 from edge.gguf_format import DEFAULT_ALIGNMENT, MAGIC, TENSOR_TYPES, MetadataEntry, ValueType, align
+from edge.whole_file import written_whole
 
 Floats = npt.NDArray[np.float32]
 
@@ -219,11 +220,9 @@ def write_imatrix(path: Path, matrix: ImportanceMatrix) -> None:
         headers.append(TensorHeader(name, values.shape, TENSOR_TYPES["F32"], len(body)))
         body += np.ascontiguousarray(values, "<f4").tobytes()
         body += bytes(align(len(body), DEFAULT_ALIGNMENT) - len(body))
-    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(header_bytes(metadata, headers) + body)
-        part.replace(path)
+        with written_whole(path) as file:
+            file.write(header_bytes(metadata, headers) + body)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise EdgeError(f"{path} cannot be written: {error.strerror or error}.", hint="Check the folder.") from error

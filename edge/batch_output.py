@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ from filelock import FileLock, Timeout
 from edge.batch_input import Line
 from edge.errors import EdgeError
 from edge.openai_fields import parse_json, shortened
+from edge.whole_file import written_whole
 
 DONE = 200
 _LINE_START = b'{"id": "batch_req_'
@@ -187,19 +187,12 @@ def encoded_line(document: Mapping[str, Any]) -> bytes:
 
 def _drop_failed(path: Path) -> None:
     """Write the file anew with only the lines that were answered."""
-    path = path.resolve()  # a link stays one
-    part = path.with_name(f"{path.name}.part")
     try:
-        with part.open("wb") as kept:
+        with written_whole(path) as kept:
             for number, text in _whole_and_torn(path):
                 if text.endswith(b"\n") and _answer(text, path, number)["response"]["status_code"] == DONE:
                     kept.write(text)
-            kept.flush()
-            os.fsync(kept.fileno())
-        shutil.copymode(path, part)
-        part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise _unwritable(path, error) from error
 
 

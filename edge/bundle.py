@@ -30,6 +30,7 @@ from edge.quantities import size_text
 from edge.store import Store
 from edge.store_record import Record, Source, record_from_json, record_to_json
 from edge.stored_files import StoredFile
+from edge.whole_file import written_whole
 
 if TYPE_CHECKING:
     from convert.pool import ProgressCallback
@@ -52,12 +53,11 @@ def write_bundle(store: Store, record: Record, path: Path, progress: ProgressCal
         raise EdgeError(f"{path} exists already.", hint="Remove it, or name another file.")
     listed = json.dumps({"format": FORMAT, "record": _portable(record)}, ensure_ascii=False, indent=2).encode()
     sources = [*store.paths(record), *store.licence_paths(record)]
-    part = path.with_name(f"{path.name}.part")
     total_bytes = sum(file.size_bytes for file in record.all_files)
     _check_space(path.absolute().parent, total_bytes + len(listed), f"The bundle of {record.name}")
     report = _report(total_bytes, progress)
     try:
-        with part.open("wb") as out:
+        with written_whole(path) as out:
             out.write(_header(LIST_NAME, len(listed)) + listed + _padding(len(listed)))
             for number, (file, source) in enumerate(zip(record.all_files, sources, strict=True), 1):
                 out.write(_header(_member_name(number, file), file.size_bytes))
@@ -69,16 +69,11 @@ def write_bundle(store: Store, record: Record, path: Path, progress: ProgressCal
                         )
                 out.write(_padding(file.size_bytes))
             out.write(bytes(2 * _TAR_BLOCK))  # the end of an archive
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(path)
     except OSError as error:
         raise EdgeError(
             f"The bundle {path} cannot be written: {error.strerror or error}.",
             hint="Check the folder and the free space there.",
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_bundle(store: Store, path: Path, progress: ProgressCallback | None = None) -> Record:

@@ -11,7 +11,6 @@ Of a model that was converted, `files` are the checkpoint's, and `converted` is 
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 from edge.errors import EdgeError
 from edge.store_record import Record, files_from_json, files_to_json
 from edge.stored_files import StoredFile
+from edge.whole_file import written_whole
 
 FORMAT = 1
 
@@ -95,12 +95,14 @@ def read_lockfile(path: Path) -> list[LockedModel]:
 def write_lockfile(path: Path, models: list[LockedModel]) -> None:
     """The models, in the order of their names; the file appears whole."""
     content = {"format": FORMAT, "models": [_to_json(model) for model in sorted(models, key=lambda model: model.name)]}
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
+        with written_whole(path) as file:
+            file.write((json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode())
     except OSError as error:
-        raise EdgeError(f"The lockfile {path} cannot be written: {error.strerror or error}.") from error
+        raise EdgeError(
+            f"The lockfile {path} cannot be written: {error.strerror or error}.",
+            hint="Check the folder and the free space there; the model itself is in the store.",
+        ) from error
 
 
 def _to_json(model: LockedModel) -> dict[str, Any]:

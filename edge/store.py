@@ -23,6 +23,7 @@ from typing import Any
 from edge.errors import EdgeError
 from edge.store_record import FORMAT, Record, record_from_json, record_to_json
 from edge.stored_files import held
+from edge.whole_file import written_whole
 
 _RECORD_NAME_LIMIT = 80
 
@@ -182,11 +183,10 @@ class Store:
         return self._records_folder / f"{_file_name(name)}.json"
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-            part.replace(path)
+            with written_whole(path) as file:
+                file.write((json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode())
         except OSError as error:
             raise EdgeError(
                 f"The cache folder {path.parent} cannot be written: {error.strerror or error}.",

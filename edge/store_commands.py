@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,8 +105,9 @@ def rm(
     for removal in removals:
         with store.held(removal.record.repository or removal.record.name):
             store.remove(removal)
-    for path in unfinished:
-        store.remove_file(path)
+    with store.held(name) if unfinished else nullcontext():  # another process may be downloading it just now
+        for path in unfinished:
+            store.remove_file(path)
     print_result(removal_document(removals, unfinished, freed_bytes), f"{size_text(freed_bytes)} freed.", as_json)
 
 

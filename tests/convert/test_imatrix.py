@@ -55,6 +55,21 @@ def test_matrix_survives_the_way_through_a_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["measured.gguf"]
 
 
+def test_matrix_beside_another_that_is_being_written_leaves_that_alone(tmp_path: Path) -> None:
+    (tmp_path / "measured.gguf.part").write_text("another's")
+    write_imatrix(tmp_path / "measured.gguf", MATRIX)
+    assert read_imatrix(tmp_path / "measured.gguf").entries.keys() == MATRIX.entries.keys()
+    assert (tmp_path / "measured.gguf.part").read_text() == "another's"
+
+
+def test_matrix_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EdgeError, match=r"file/measured\.gguf cannot be written: ") as caught:
+        write_imatrix(tmp_path / "file" / "measured.gguf", MATRIX)
+    assert caught.value.hint == "Check the folder."
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_file_has_the_keys_and_tensors_that_llama_cpp_reads(tmp_path: Path) -> None:
     path = tmp_path / "measured.gguf"
     write_imatrix(path, MATRIX)

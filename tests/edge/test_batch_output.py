@@ -89,6 +89,14 @@ def test_failed_line_is_asked_again_and_answered_once_it_is_corrected(answered: 
     assert not list(answered.parent.glob("*.part"))
 
 
+def test_rewriting_leaves_a_file_of_another_alone(answered: Path) -> None:
+    other = answered.with_name(f"{answered.name}.part")
+    other.write_text("another's")
+    answer_into(answered, LINES)
+    assert other.read_text() == "another's"
+    assert len(answers_in(answered)) == 3
+
+
 def test_rewriting_keeps_links_and_permissions(answered: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.jsonl"
     link.symlink_to(answered)

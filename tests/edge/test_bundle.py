@@ -192,6 +192,15 @@ def test_folder_that_is_not_there_is_told(store: Store, record: Record, tmp_path
     assert "free space" in caught.value.hint
 
 
+def test_bundle_beside_another_that_is_being_written_leaves_that_alone(
+    store: Store, record: Record, tmp_path: Path
+) -> None:
+    (tmp_path / "out.part").write_text("another's")
+    write_bundle(store, record, tmp_path / "out")
+    assert (tmp_path / "out.part").read_text() == "another's"
+    assert sorted(entry.name for entry in tmp_path.iterdir() if entry.name.startswith("out")) == ["out", "out.part"]
+
+
 # What is refused
 
 

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -252,6 +254,25 @@ def test_rm_of_a_repository_takes_all_of_it(edge_command: Command, store: Store)
     assert document["left"] == []
     assert not (store.folder / "hub").exists()
     assert edge_command("list").out == f"No models in {store.folder}\n"
+
+
+def test_rm_waits_for_a_download_that_is_going_on(
+    edge_command: Command, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = store.hub_folder("org/model", COMMIT) / "m.gguf.part"
+    part.parent.mkdir(parents=True)
+    part.write_text("half")
+    seen: list[tuple[str, bool]] = []
+
+    @contextmanager
+    def held(_: Store, what: str) -> Iterator[None]:
+        seen.append((what, part.exists()))
+        yield
+        seen.append((what, part.exists()))
+
+    monkeypatch.setattr(Store, "held", held)
+    assert edge_command("rm", "org/model", "--yes").out == "4 bytes freed.\n"
+    assert seen == [("org/model", True), ("org/model", False)]
 
 
 def test_rm_never_touches_a_file_of_a_persons_own(edge_command: Command, tmp_path: Path, store: Store) -> None:

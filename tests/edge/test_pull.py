@@ -356,8 +356,9 @@ def test_lockfile_that_cannot_be_read_or_written_is_an_edge_error(tmp_path: Path
     with pytest.raises(EdgeError, match=r"absent\.lock cannot be read: No such file") as caught:
         read_lockfile(tmp_path / "absent.lock")
     assert "makes one" in caught.value.hint
-    with pytest.raises(EdgeError, match="cannot be written"):
+    with pytest.raises(EdgeError, match="cannot be written: No such file") as caught:
         write_lockfile(tmp_path / "absent" / "edge.lock", [])
+    assert caught.value.hint == "Check the folder and the free space there; the model itself is in the store."
     with (tmp_path / "large.lock").open("wb") as file:
         file.truncate(17 << 20)
     with pytest.raises(EdgeError, match="too large for a lockfile"):
