@@ -14,7 +14,6 @@ from pathlib import Path
 from edge.errors import EdgeError
 from edge.gguf_array import FixedArray, StringArray, Value
 from edge.gguf_file import GGUFFile, read_gguf_container
-from edge.llama.system import library_versions
 from edge.settings import AdapterSettings, ModelSettings
 
 _TEMPLATE_KEY = "tokenizer.chat_template"
@@ -61,6 +60,8 @@ class PrefixIdentity:
 
 def identity_of(file: GGUFFile, settings: ModelSettings) -> PrefixIdentity:
     """What the states of a model that is opened with these settings depend on."""
+    from edge.llama.system import library_versions  # loads llama.cpp
+
     versions = library_versions()
     return PrefixIdentity(
         model=f"{file.path.name} {model_digest(file)}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import median
 
 from edge.chat_settings import change_setting, changed_settings, setting_names, shown_setting
 from edge.errors import EdgeError
@@ -106,6 +105,8 @@ def _model_line(talk: Talk) -> str:
 
 
 def stats(talk: Talk, argument: str) -> Outcome:
+    from statistics import median
+
     from rich.console import Console
 
     from edge.tables import section

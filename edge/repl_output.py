@@ -189,9 +189,12 @@ def summary(completion: Completion, context_tokens: int, columns: int = 0) -> st
 
 def quiet_note(text: str) -> None:
     """A line on stderr that does not ask for attention."""
-    from rich.console import Console
+    line = _broken(printable(text))
+    note(_dim(line) if can_redraw(sys.stderr) else line)
 
-    Console(stderr=True).print(_broken(printable(text)), style="dim", markup=False, highlight=False, soft_wrap=True)
+
+def _dim(text: str) -> str:
+    return f"\x1b[2m{text}\x1b[0m"
 
 
 def say(text: str) -> None:
@@ -222,7 +225,7 @@ def passing_note(text: str) -> Iterator[Callable[[], None]]:
     is_shown = bool(text) and can_redraw(sys.stderr)
     if is_shown:
         columns = note_columns()  # where it took two rows, one would stay
-        sys.stderr.write(f"\x1b[2m{one_line(printable(text), columns - 1) if columns else printable(text)}\x1b[0m")
+        sys.stderr.write(_dim(one_line(printable(text), columns - 1) if columns else printable(text)))
         sys.stderr.flush()
 
     def clear() -> None:

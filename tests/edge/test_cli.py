@@ -19,7 +19,11 @@ from tests.edge.conftest import Command, Outcome, error_lines
 from tests.edge.fake_engine import FakeEngine
 from tests.tiny import write_tiny_checkpoint
 
-HEAVY = ("numpy", "llama_cpp", "gguf", "fastapi", "jinja2", "llguidance", "prompt_toolkit", "huggingface_hub")
+HEAVY = (
+    *("numpy", "llama_cpp", "llama_cpp.llama_cpp", "gguf", "jinja2", "llguidance", "prompt_toolkit", "huggingface_hub"),
+    *("fastapi", "uvicorn", "pydantic", "asyncio", "ctypes", "ssl"),
+    *("edge.llama", "edge.engine", "edge.chat", "edge.server", "edge.models", "bench", "convert.pipeline"),
+)
 SCHEMA = '{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}'
 
 
@@ -350,6 +354,23 @@ except SystemExit:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "heavy:"
+
+
+def test_sessions_are_listed_without_prompt_and_llama_cpp(tmp_path: Path) -> None:
+    code = """
+import sys
+from edge.cli import main
+sys.argv = ["edge", "chat", "--list"]
+not_needed = "numpy", "llama_cpp.llama_cpp", "edge.llama", "edge.repl", "edge.engine", "prompt_toolkit", "jinja2"
+try:
+    main()
+except SystemExit:
+    print("heavy:", *[name for name in not_needed if name in sys.modules])
+"""
+    environment = {**os.environ, "EDGE_STATE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines() == ["heavy:"]
+    assert done.stderr.startswith("There are no sessions in ")
 
 
 def test_file_that_is_here_is_run_without_the_hub_and_the_converter(tiny_gguf: Path) -> None:

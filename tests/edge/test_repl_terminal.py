@@ -25,16 +25,19 @@ import termios
 
 LIMIT_SECONDS = 60.0  # what is waited for comes in a few; this only ends a test that would hang
 SUMMARY = r"\d+ ?/ ?(512|8192)"
+CHAT_CODE = "from edge.cli import main; main()"
 CTRL_C, CTRL_D, ENTER = "\x03", "\x04", "\r"
 
 
 class TerminalChat:
     """A chat at the other end of a pseudo-terminal."""
 
-    def __init__(self, *arguments: object, environment: dict[str, str], columns: int = 80) -> None:
+    def __init__(
+        self, *arguments: object, environment: dict[str, str], columns: int = 80, code: str = CHAT_CODE
+    ) -> None:
         self._terminal, end = pty.openpty()
         fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        command = [sys.executable, "-c", "from edge.cli import main; main()", "chat", *map(str, arguments)]
+        command = [sys.executable, "-c", code, "chat", *map(str, arguments)]
         self.process = subprocess.Popen(
             command, stdin=end, stdout=end, stderr=end, env={**os.environ, **environment}, start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(end, termios.TIOCSCTTY, 0),
@@ -143,6 +146,35 @@ def test_process_that_dies_in_an_answer_costs_this_answer_only(
     chat.wait_for(SUMMARY)
     chat.type(f"/stats{ENTER}")
     chat.wait_for(r"Turns.* 2 ")
+
+
+NOT_NEEDED = [
+    *("numpy", "llama_cpp", "gguf", "jinja2", "llguidance", "huggingface_hub", "fastapi", "uvicorn", "pydantic"),
+    *("rich", "markdown_it", "pygments", "edge.llama.context", "edge.local_engine", "edge.loop", "edge.server"),
+]
+UNTIL_THE_PROMPT = f"""
+import os, sys, threading
+import edge.engine, edge.repl_input
+from edge.cli import main
+
+def stay(*arguments, **settings):
+    threading.Event().wait()  # the model is never there
+
+def read(source, draft=""):
+    print("imported:", *[name for name in {NOT_NEEDED} if name in sys.modules], ".", flush=True)
+    os._exit(0)
+
+edge.engine.Engine.__init__ = stay
+edge.repl_input.EditedLines.read = read
+main()
+"""
+
+
+def test_prompt_waits_for_nothing_that_only_answers_need(
+    tiny_gguf: Path, chats: list[TerminalChat], environment: dict[str, str]
+) -> None:
+    chats.append(TerminalChat(tiny_gguf, "--threads", 1, environment=environment, code=UNTIL_THE_PROMPT))
+    assert chats[-1].wait_for(r"imported:.* \.").split("imported:")[1].split() == ["."]
 
 
 def test_prompt_is_there_before_the_model(
