@@ -163,7 +163,7 @@ def verify(
     merge = _merged(merge_lora)
     if merge and against is None:
         raise EdgeError("--merge-lora says what was merged into the checkpoint.", hint="Name that with --against.")
-    if record := None if file.exists() else _stored(str(file)):
+    if record := None if file.is_file() else _stored(str(file)):
         from edge.content import check_content
         from edge.models import cache_directory
         from edge.store import Store
@@ -200,11 +200,26 @@ def inspect(
 
 
 def _stored(name: str) -> Record | None:
-    """The model of that name in the store."""
+    """The model of that name in the store, which may leave out its quantization if there is only one of it.
+
+    EdgeError for what cannot be a file either.
+    """
     from edge.models import cache_directory
     from edge.store import Store
 
-    return Store(cache_directory()).recorded(name)
+    store = Store(cache_directory())
+    found = [record] if (record := store.recorded(name)) else store.called(name)
+    if len(found) > 1:
+        raise EdgeError(
+            f"There are several models of {name} in the store: {', '.join(each.name for each in found)}.",
+            hint="Name one of them.",
+        )
+    if not found and not name.lower().endswith(".gguf"):
+        raise EdgeError(
+            f"There is no file {name}, and no model of that name in the store.",
+            hint="Check the path; `edge list` shows what is in the store.",
+        )
+    return found[0] if found else None
 
 
 def _merged(references: list[str] | None) -> list[ScaledAdapter]:

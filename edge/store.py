@@ -69,6 +69,10 @@ class Store:
                 found.append(record)
         return sorted(found, key=lambda record: record.name.lower())
 
+    def called(self, name: str) -> list[Record]:
+        """The models of that name, with or without the quantization behind its colon."""
+        return [record for record in self.records() if name in (record.name, record.name.rpartition(":")[0])]
+
     def add(self, record: Record, *, also_called: str | None = None) -> None:
         """Keep a record; one of the same name goes with the files that only it had. EdgeError if that fails."""
         old = self.recorded(record.name)

@@ -93,7 +93,7 @@ def rm(
     from edge.terminal import note
 
     store = Store(cache_directory())
-    removals = [store.removal(record) for record in _matching(store, name)]
+    removals = [store.removal(record) for record in store.called(name)]
     unfinished = store.unfinished(name) if "/" in name and ":" not in name else []
     if not removals and not unfinished:
         _refuse_unknown(store, name)
@@ -154,10 +154,6 @@ def _unpacked(store: Store, bundle: Path) -> Record:
 
     with byte_progress(f"Taking in {bundle.name}") as progress:
         return read_bundle(store, bundle, progress)
-
-
-def _matching(store: Store, name: str) -> list[Record]:
-    return [record for record in store.records() if name in (record.name, record.name.rpartition(":")[0])]
 
 
 def _refuse_unknown(store: Store, name: str) -> None:

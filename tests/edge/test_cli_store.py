@@ -180,6 +180,21 @@ def test_model_that_lost_a_part_is_listed_as_damaged(edge_command: Command, stor
     assert edge_command("rm", "org/model:Q8_0", "--yes").out == "1 byte freed.\n"
 
 
+def test_verify_takes_a_name_as_rm_does(edge_command: Command, tmp_path: Path) -> None:
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    edge_command("pull", "org/model:Q8_0")
+    assert edge_command("verify", "org/model").out.splitlines()[1].endswith("it is what came as org/model:Q8_0")
+    edge_command("pull", "org/model:Q4_K_M")
+    assert error_lines(edge_command("verify", "org/model")) == [
+        "There are several models of org/model in the store: org/model:Q4_K_M, org/model:Q8_0.",
+        "Name one of them.",
+    ]
+    assert error_lines(edge_command("verify", "org/other:Q8_0")) == [
+        "There is no file org/other:Q8_0, and no model of that name in the store.",
+        "Check the path; `edge list` shows what is in the store.",
+    ]
+
+
 def test_running_a_model_makes_it_the_last_used(
     edge_command: Command, store: Store, tmp_path: Path, tiny_gguf: Path, hub: FakeHub
 ) -> None:
