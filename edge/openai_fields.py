@@ -122,6 +122,9 @@ def as_text(value: object, path: str) -> str:
 
 
 def as_integer(value: object, path: str, least: int, most: int = MAX_INTEGER) -> int:
+    """JSON knows one kind of numbers: 3.0, as some languages write it, is an integer too."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
         return value
     bounds = f"of at least {least}" if most >= MAX_INTEGER else f"between {least} and {most}"

@@ -112,6 +112,11 @@ def test_stop_may_be_one_text() -> None:
     assert parsed(stop="\n").stop == ("\n",)
 
 
+def test_integer_may_be_written_with_a_point() -> None:
+    body = parsed(max_tokens=3.0, top_k=5.0)
+    assert (repr(body.max_tokens), repr(body.sampling["top_k"])) == ("3", "5")
+
+
 def test_template_variables_reach_the_template() -> None:
     class Remembering(FakeEngine):
         def chat_tokens(self, messages: Any, variables: Any = None, known_tokens: Any = ()) -> tuple[int, ...]:
