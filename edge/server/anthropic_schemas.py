@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge.server.openapi_schemas import Schema
+from edge.server.openapi_schemas import NUCLEUS, Schema
 
 _TEXT: Schema = {"type": "string"}
 _FLAG: Schema = {"type": "boolean"}
@@ -30,15 +30,21 @@ _RESULT_BLOCK: Schema = {
     },
     "additionalProperties": False,
 }
-_MESSAGE: Schema = {
-    "type": "object",
-    "required": ["role", "content"],
-    "properties": {
-        "role": {"enum": ["user", "assistant"]},
-        "content": {"oneOf": [_TEXT, {"type": "array", "items": {"oneOf": [_TEXT_BLOCK, _CALL_BLOCK, _RESULT_BLOCK]}}]},
-    },
-    "additionalProperties": False,
-}
+
+
+def _message(role: str, block: Schema) -> Schema:
+    return {
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": {
+            "role": {"const": role},
+            "content": {"oneOf": [_TEXT, {"type": "array", "items": {"oneOf": [_TEXT_BLOCK, block]}}]},
+        },
+        "additionalProperties": False,
+    }
+
+
+_MESSAGE: Schema = {"oneOf": [_message("user", _RESULT_BLOCK), _message("assistant", _CALL_BLOCK)]}
 _TOOL: Schema = {
     "type": "object",
     "required": ["name", "input_schema"],
@@ -81,8 +87,8 @@ MESSAGES_REQUEST: Schema = {
         "max_tokens": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
         "stop_sequences": {"type": "array", "items": {**_TEXT, "minLength": 1}},
         "temperature": {"type": "number", "minimum": 0},
-        "top_p": {"type": "number", "minimum": 0},
-        "top_k": {"type": "integer", "minimum": 0},
+        "top_p": {"type": "number", **NUCLEUS},
+        "top_k": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
         "stream": {**_FLAG, "default": False},
         "metadata": {"type": "object", "properties": {"user_id": _TEXT}, "additionalProperties": False},
         "output_config": {

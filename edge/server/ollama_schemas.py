@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from edge.server.openapi_schemas import Schema
+from edge.server.openapi_schemas import NUCLEUS, Schema
 
 _TEXT: Schema = {"type": "string"}
 _FLAG: Schema = {"type": "boolean"}
-_SHARE: Schema = {"type": "number", "minimum": 0}
 _COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+_OF_LOADING = (
+    *("numa", "num_batch", "num_gpu", "main_gpu", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mmap"),
+    *("use_mlock", "embedding_only", "num_thread", "num_keep"),
+)
 _MESSAGE: Schema = {
     "type": "object",
     "required": ["role"],
@@ -69,12 +72,12 @@ _COMMON: dict[str, Schema] = {
     "options": {
         "type": "object",
         "properties": {
-            "temperature": _SHARE,
+            "temperature": {"type": "number", "minimum": 0},
             "top_k": _COUNT,
-            "top_p": _SHARE,
-            "min_p": _SHARE,
-            "typical_p": _SHARE,
-            "repeat_penalty": {"type": "number"},
+            "top_p": {"type": "number", **NUCLEUS},
+            "min_p": {"type": "number", "minimum": 0, "maximum": 1},
+            "typical_p": {"type": "number", **NUCLEUS},
+            "repeat_penalty": {"type": "number", "exclusiveMinimum": 0},
             "repeat_last_n": _COUNT,
             "presence_penalty": {"type": "number"},
             "frequency_penalty": {"type": "number"},
@@ -87,7 +90,14 @@ _COMMON: dict[str, Schema] = {
                 "description": "Not more than the server's context, which a request cannot change.",
             },
             "stop": {"type": "array", "items": {**_TEXT, "minLength": 1}},
+            "mirostat": {"enum": [0, 2]},
+            "mirostat_tau": {"type": "number", "minimum": 0},
+            "mirostat_eta": {"type": "number", "exclusiveMinimum": 0},
+            "tfs_z": {"const": 1},
+            "penalize_newline": {"const": True},
+            **{name: {"description": "Without effect: settled when the server starts."} for name in _OF_LOADING},
         },
+        "additionalProperties": False,
     },
 }
 CHAT_REQUEST: Schema = {

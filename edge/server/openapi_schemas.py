@@ -13,8 +13,24 @@ Schema = dict[str, Any]
 _TEXT: Schema = {"type": "string"}
 _TEXTS: Schema = {"type": "array", "items": _TEXT}
 _FLAG: Schema = {"type": "boolean"}
-_TOKEN: Schema = {"type": "integer", "minimum": 0}
-_LEAST = {"temperature": 0, "top_k": 0, "top_p": 0, "min_p": 0, "typical_p": 0, "dry_penalty_last_n": -1}
+_TOKEN: Schema = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+NUCLEUS: Schema = {"exclusiveMinimum": 0, "maximum": 1}
+_SHARE: Schema = {"minimum": 0, "maximum": 1}
+_ABOVE_ZERO: Schema = {"exclusiveMinimum": 0}
+_NUMBER_LIMITS: dict[str, Schema] = {
+    "top_p": NUCLEUS,
+    "typical_p": NUCLEUS,
+    "min_p": _SHARE,
+    "xtc_probability": _SHARE,
+    "xtc_threshold": _SHARE,
+    "dry_base": {"minimum": 1},
+    "repeat_penalty": _ABOVE_ZERO,
+    "dynatemp_exponent": _ABOVE_ZERO,
+    "mirostat_eta": _ABOVE_ZERO,
+    "frequency_penalty": {},
+    "presence_penalty": {},
+}
+_LEAST = {"dry_penalty_last_n": -1, "dry_allowed_length": 1}
 
 
 def _integer(least: int, most: int = 2**31 - 1) -> Schema:
@@ -32,9 +48,7 @@ def _sampling() -> dict[str, Schema]:
         elif isinstance(default, int):
             described[setting.name] = {**_integer(_LEAST.get(setting.name, 0)), "default": default}
         else:
-            described[setting.name] = {"type": "number", "minimum": _LEAST.get(setting.name, 0)}
-    for name in ("frequency_penalty", "presence_penalty"):
-        described[name] = {"type": "number"}
+            described[setting.name] = {"type": "number", **_NUMBER_LIMITS.get(setting.name, {"minimum": 0})}
     return described
 
 
@@ -43,6 +57,7 @@ _CALL: Schema = {
     "required": ["function"],
     "properties": {
         "id": _TEXT,
+        "index": {"type": "integer"},
         "type": {"const": "function"},
         "function": {
             "type": "object",
@@ -51,33 +66,53 @@ _CALL: Schema = {
             "additionalProperties": False,
         },
     },
+    "additionalProperties": False,
 }
-_MESSAGE: Schema = {
-    "type": "object",
-    "required": ["role", "content"],
-    "properties": {
-        "role": {"enum": ["developer", "system", "user", "assistant", "tool"]},
-        "content": {
-            "oneOf": [
-                _TEXT,
-                {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "required": ["type", "text"],
-                        "properties": {"type": {"const": "text"}, "text": _TEXT},
-                        "additionalProperties": False,
-                    },
-                },
-            ]
+_CONTENT: Schema = {
+    "oneOf": [
+        _TEXT,
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["type", "text"],
+                "properties": {"type": {"const": "text"}, "text": _TEXT},
+                "additionalProperties": False,
+            },
         },
-        "tool_calls": {"type": "array", "description": "Of the assistant's.", "items": _CALL},
-        "tool_call_id": {**_TEXT, "description": "Of a tool's: the call that it is the result of."},
-    },
+    ]
+}
+
+
+def _message(roles: list[str], required: list[str], **more: Schema) -> Schema:
+    return {
+        "type": "object",
+        "required": ["role", *required],
+        "properties": {"role": {"enum": roles}, "content": _CONTENT, **more},
+        "additionalProperties": False,
+    }
+
+
+_MESSAGE: Schema = {
+    "oneOf": [
+        _message(["developer", "system", "user"], ["content"]),
+        _message(["assistant"], ["content"]),
+        _message(["assistant"], ["tool_calls"], tool_calls={"type": "array", "minItems": 1, "items": _CALL}),
+        _message(
+            ["tool"],
+            ["content", "tool_call_id"],
+            tool_call_id={**_TEXT, "description": "The call of the assistant's that this is the result of."},
+        ),
+    ]
 }
 _RESPONSE_FORMAT: Schema = {
     "oneOf": [
-        {"type": "object", "required": ["type"], "properties": {"type": {"enum": ["text", "json_object"]}}},
+        {
+            "type": "object",
+            "required": ["type"],
+            "properties": {"type": {"enum": ["text", "json_object"]}},
+            "additionalProperties": False,
+        },
         {
             "type": "object",
             "required": ["type", "json_schema"],

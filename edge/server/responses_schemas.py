@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge.server.openapi_schemas import Schema
+from edge.server.openapi_schemas import NUCLEUS, Schema
 
 _TEXT: Schema = {"type": "string"}
 _FLAG: Schema = {"type": "boolean"}
@@ -50,7 +50,12 @@ _RESULT: Schema = {
 }
 _FORMAT: Schema = {
     "oneOf": [
-        {"type": "object", "required": ["type"], "properties": {"type": {"enum": ["text", "json_object"]}}},
+        {
+            "type": "object",
+            "required": ["type"],
+            "properties": {"type": {"enum": ["text", "json_object"]}},
+            "additionalProperties": False,
+        },
         {
             "type": "object",
             "required": ["type", "schema"],
@@ -75,7 +80,7 @@ RESPONSES_REQUEST: Schema = {
         "instructions": _TEXT,
         "max_output_tokens": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
         "temperature": {"type": "number", "minimum": 0},
-        "top_p": {"type": "number", "minimum": 0},
+        "top_p": {"type": "number", **NUCLEUS},
         "text": {"type": "object", "properties": {"format": _FORMAT}, "additionalProperties": False},
         "tools": {
             "type": "array",
