@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -97,14 +99,16 @@ def bench(
         check_comparable([model_record(path) for path in paths], settings.document, earlier, compare)
     plan = BenchPlan(paths, settings, _quality_plan(quality, reference, chunks))
     records = run_bench(plan, say=note)
-    if out:
-        out.write_text("".join(f"{record_line(record)}\n" for record in records), encoding="utf-8")
     comparison = compare_records(records, earlier, compare, threshold) if compare else None
+    _print(records, comparison, output_format, as_json)  # first: what cannot be written is not lost then
+    contents = {}
+    if out:
+        contents[out] = "".join(f"{record_line(record)}\n" for record in records)
     if html:
         from bench.html_report import html_report
 
-        html.write_text(html_report(records, comparison), encoding="utf-8")
-    _print(records, comparison, output_format, as_json)
+        contents[html] = html_report(records, comparison)
+    _keep(contents)
     if comparison and comparison.is_worse:
         raise typer.Exit(1)
 
@@ -141,9 +145,51 @@ def _quality_plan(text: str | None, reference: str | None, chunks: int | None) -
 
 def _check_can_be_written(*paths: Path | None) -> None:
     """EdgeError before anything is measured that could not be kept."""
-    for path in paths:
-        if path and (path.is_dir() or not path.parent.is_dir()):
-            raise EdgeError(f"{path} cannot be written.", hint="Give a file in a folder that exists.")
+    import tempfile
+
+    for path in filter(None, paths):
+        if path.exists() and not path.is_dir() and not path.is_file():
+            continue  # a pipe or a device
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        except OSError as error:
+            raise EdgeError(
+                f"{path} cannot be written: {error.strerror or error}.",
+                hint="Give a file in a folder that exists and that you may write to.",
+            ) from error
+
+
+def _keep(contents: Mapping[Path, str]) -> None:
+    """Write each file. EdgeError for the first that cannot be, when what there is has been put elsewhere."""
+    from edge.whole_file import written_whole
+
+    failed: EdgeError | None = None
+    for path, content in contents.items():
+        try:
+            with written_whole(path) as file:
+                file.write(content.encode())
+        except OSError as error:
+            failed = failed or EdgeError(
+                f"{path} cannot be written: {error.strerror or error}.", hint=_kept_elsewhere(path, content)
+            )
+    if failed:
+        raise failed
+
+
+def _kept_elsewhere(path: Path, content: str) -> str:
+    """Where the content is now: hours may have been measured for it."""
+    import tempfile
+
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="edge-bench-", suffix=path.suffix, delete=False, encoding="utf-8"
+        ) as file:
+            file.write(content)
+    except OSError:
+        return "The figures above are all that is left; make room before you measure again."
+    return f"What belongs there is in {file.name} now."
 
 
 def _print(records: list[Record], comparison: Comparison | None, output_format: OutputFormat, as_json: bool) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +134,49 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
     assert plans == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_what_there_is_no_room_for_is_printed_and_kept_elsewhere(
+    plans: list[BenchPlan], tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    html = tmp_path / "run.html"
+    result = CliRunner().invoke(app, ["bench", str(tiny_gguf), "--out", "/dev/full", "--html", str(html)])
+    assert "decode, 128 tokens" in result.stdout
+    assert html.is_file()
+    assert isinstance(result.exception, EdgeError)
+    assert result.exception.message == "/dev/full cannot be written: No space left on device."
+    (kept,) = tmp_path.glob("edge-bench-*")
+    assert result.exception.hint == f"What belongs there is in {kept} now."
+    assert len(read_records(kept)) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_without_room_anywhere_the_figures_are_printed(
+    plans: list[BenchPlan], tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    result = CliRunner().invoke(app, ["bench", str(tiny_gguf), "--out", "/dev/full"])
+    assert "decode, 128 tokens" in result.stdout
+    assert isinstance(result.exception, EdgeError)
+    assert result.exception.hint == "The figures above are all that is left; make room before you measure again."
+
+
+def test_a_file_that_was_there_is_untouched_until_the_new_one_is_whole(
+    plans: list[BenchPlan], tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = _earlier(tmp_path, tiny_gguf, (100.0,))
+    before = out.read_text("utf-8")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(EdgeError, match=r"earlier\.jsonl cannot be written: No space left on device"):
+        _invoke(str(tiny_gguf), "--out", str(out))
+    assert out.read_text("utf-8") == before
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -138,9 +184,11 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
         (["--pp", "0"], "--pp is 0."),
         (["--chunks", "3"], "--chunks is given, but no text to cut."),
         (["--quality", "missing.txt"], "There is no text missing.txt."),
-        (["--out", "missing/run.jsonl"], "missing/run.jsonl cannot be written."),
-        (["--html", "."], ". cannot be written."),
+        (["--out", "missing/run.jsonl"], "missing/run.jsonl cannot be written: No such file or directory."),
+        (["--html", "."], ". cannot be written: it is a folder."),
         (["--compare", "missing.jsonl"], "missing.jsonl cannot be read: No such file or directory."),
+        (["--parallel", "0"], "--parallel is 0."),
+        (["--parallel", "4,65"], "--parallel is 4,65."),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_measured(
