@@ -19,7 +19,17 @@ from edge.errors import EdgeError
 Verdict = Literal["better", "worse", "same", "unsure"]
 DEFAULT_THRESHOLD = 0.05
 _MOST_P = 0.05
-_MUST_MATCH = ("threads", "gpu_layers", "key_type", "value_type", "largest_streams")
+_MUST_MATCH = (
+    "threads",
+    "gpu_layers",
+    "key_type",
+    "value_type",
+    "prompt_tokens",
+    "generated_tokens",
+    "largest_streams",
+)
+_OF_TEXTS = ("perplexity", "divergence", "same_top", "perplexity_ratio")
+"""Figures that hold for one text and one reference only."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +82,9 @@ def compare_records(
             notes.append(f"{source.name} was measured on another machine: {earlier.machine['cpu']['name']}.")
         if record.machine["versions"] != earlier.machine["versions"]:
             notes.append(f"Versions differ: {_differences(record, earlier)}.")
-        pairs = [(metric, earlier.metric(metric.kind.name)) for metric in record.metrics]
-        found = [_change(record.model.label, metric, before, threshold) for metric, before in pairs if before]
+        pairs, left_out = _pairs(record, earlier, source)
+        notes += left_out
+        found = [_change(record.model.label, metric, before, threshold) for metric, before in pairs]
         if not found:
             raise EdgeError(
                 f"{source} has no figure of {record.model.label} that was measured now.",
@@ -81,6 +92,25 @@ def compare_records(
             )
         changes += found
     return Comparison(tuple(changes), threshold, tuple(dict.fromkeys(notes)))
+
+
+def _pairs(record: Record, earlier: Record, source: Path) -> tuple[list[tuple[Metric, Metric]], list[str]]:
+    """The figures that both runs have, and what to say of those that cannot be compared."""
+    pairs = [(metric, before) for metric in record.metrics if (before := earlier.metric(metric.kind.name))]
+    notes = []
+    texts = [each.settings.get("quality") for each in (record, earlier)]
+    if texts[0] != texts[1] and any(_is_of_text(metric) for metric, _ in pairs):
+        pairs = [pair for pair in pairs if not _is_of_text(pair[0])]
+        notes.append(f"Quality is not compared: {source.name} had another text, reference or number of chunks.")
+    for here, there, where in ((record, earlier, "in this run only"), (earlier, record, f"in {source.name} only")):
+        alone = [metric.kind.title for metric in here.metrics if there.metric(metric.kind.name) is None]
+        if alone:
+            notes.append(f"Not compared, since {where}: {'; '.join(alone)}.")
+    return pairs, notes
+
+
+def _is_of_text(metric: Metric) -> bool:
+    return metric.kind.name.removeprefix("cache_") in _OF_TEXTS
 
 
 def check_comparable(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bench.spread import Summary, summarize
 from edge.errors import EdgeError
@@ -140,11 +141,26 @@ def _parse(line: str, place: str) -> Record:
                 hint="Measure again with this version of edge.",
             )
         return _record_of(document)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EdgeError(f"{place} is no result of edge bench.", hint="Give a file that --out wrote.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise EdgeError(
+            f"{place} is no result of edge bench{_reason(error)}.", hint="Give a file that --out wrote."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a line that is JSON and nearly a result."""
+    if isinstance(error, KeyError):
+        return f": {error.args[0]!r} is missing"
+    return f": {error}" if isinstance(error, _UnsoundError) else ""
+
+
+class _UnsoundError(ValueError):
+    """Says what about a result cannot be."""
 
 
 def _record_of(document: Mapping[str, Any]) -> Record:
+    if not isinstance(document["machine"]["versions"], dict) or not isinstance(document["machine"]["cpu"]["name"], str):
+        raise _UnsoundError("its machine has no processor or no versions")
     return Record(
         model=ModelRecord(**document["model"]),
         started=str(document["started"]),
@@ -162,7 +178,11 @@ def _record_of(document: Mapping[str, Any]) -> Record:
 def _metric_of(document: Mapping[str, Any]) -> Metric:
     kind = MetricKind(document["name"], document["title"], document["unit"], document["better"])
     samples = tuple(float(sample) for sample in document["samples"])
+    error = None if document["standard_error"] is None else float(document["standard_error"])
     if not samples:
-        raise ValueError("a metric without samples")
-    error = document["standard_error"]
-    return Metric(kind, samples, None if error is None else float(error))
+        raise _UnsoundError(f"{kind.name} has no samples")
+    if not all(map(math.isfinite, (*samples, error or 0.0))):
+        raise _UnsoundError(f"{kind.name} has a sample that is no number")
+    if kind.unit not in get_args(Unit) or kind.better not in get_args(Better):
+        raise _UnsoundError(f"{kind.name} is in {kind.unit!r}, of which {kind.better!r} is better")
+    return Metric(kind, samples, error)

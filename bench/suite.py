@@ -29,6 +29,7 @@ from edge.gguf_file import read_gguf
 from edge.llama import system
 from edge.llama.model import Model
 from edge.llama.model_description import model_description
+from edge.stored_files import sha256_of
 
 OWN_TEXT = Path(__file__).parent / "texts" / "held_out.txt"
 """What quality is measured on when nobody gives a text."""
@@ -45,6 +46,15 @@ class QualityPlan:
     text: Path
     reference: Path | None = None
     chunks: int | None = None
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As a record has it: what two runs must share for their quality to be compared."""
+        return {
+            "text_sha256": sha256_of(self.text),
+            "reference": self.reference.name if self.reference else None,
+            "chunks": self.chunks,
+        }
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,7 @@ def _settings_document(plan: BenchPlan, guard: Guard) -> dict[str, Any]:
         "energy_meter": guard.meter.name if guard.meter else None,
         "notices_throttling": guard.read_state().is_known,
         "speculation": "off",
+        "quality": plan.quality.document if plan.quality else None,
     }
 
 

@@ -36,7 +36,7 @@ def bench(
     rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="Figures are medians of so many.")] = 5,
     fresh_starts: Annotated[
         int, typer.Option("--fresh-starts", metavar="N", min=0, help="Fresh processes, from disk and from memory.")
-    ] = 3,
+    ] = 4,
     quality: Annotated[
         str | None,
         typer.Option(

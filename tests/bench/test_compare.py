@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.compare import Change, check_comparable, compare_records
-from bench.record import MetricKind
+from bench.record import MetricKind, Record
 from edge.errors import EdgeError
 from tests.bench.bench_records import DECODE, DIVERGENCE, FIRST_TOKEN, MACHINE, PREFILL, SETTINGS, make_record
 
@@ -75,7 +75,25 @@ def test_one_worse_figure_makes_the_run_worse() -> None:
 
 def test_what_was_measured_only_once_is_left_out() -> None:
     new, old = make_record(samples={DECODE: OLD, PREFILL: OLD}), make_record(samples={DECODE: OLD}, divergence=None)
-    assert [change.kind for change in compare_records([new], [old], EARLIER).changes] == [DECODE]
+    comparison = compare_records([new], [old], EARLIER)
+    assert [change.kind for change in comparison.changes] == [DECODE]
+    assert comparison.notes == ("Not compared, since in this run only: prefill, 512 tokens; KL divergence.",)
+    assert compare_records([old], [new], EARLIER).notes == (
+        "Not compared, since in earlier.jsonl only: prefill, 512 tokens; KL divergence.",
+    )
+
+
+def test_quality_over_another_text_is_not_compared() -> None:
+    def record(text: str) -> Record:
+        quality = {"text_sha256": text, "reference": "model-F16.gguf", "chunks": None}
+        return make_record(samples={DECODE: OLD}, settings={**SETTINGS, "quality": quality})
+
+    comparison = compare_records([record("a")], [record("b")], EARLIER)
+    assert [change.kind for change in comparison.changes] == [DECODE]
+    assert comparison.notes == (
+        "Quality is not compared: earlier.jsonl had another text, reference or number of chunks.",
+    )
+    assert len(compare_records([record("a")], [record("a")], EARLIER).changes) == 2
 
 
 def test_a_file_of_another_model_is_refused() -> None:
@@ -88,6 +106,8 @@ def test_a_file_of_another_model_is_refused() -> None:
 def test_a_file_of_other_settings_is_refused_before_anything_is_measured() -> None:
     with pytest.raises(EdgeError, match="measured with threads = 4, this run with 2"):
         check_comparable([make_record().model], {**SETTINGS, "threads": 2}, [make_record()], EARLIER)
+    with pytest.raises(EdgeError, match="measured with generated_tokens = 128, this run with 64"):
+        check_comparable([make_record().model], {**SETTINGS, "generated_tokens": 64}, [make_record()], EARLIER)
     check_comparable([make_record().model], SETTINGS, [make_record()], EARLIER)
 
 

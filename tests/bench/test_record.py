@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_figures_are_found_by_name() -> None:
     assert record.value("nothing") is None and record.metric("nothing") is None
 
 
-@pytest.mark.parametrize("content", ["{}", "[1]", "not json", '{"schema": "edge-bench/1"}', "3"])
+@pytest.mark.parametrize("content", ["{}", "[1]", "not json", '{"schema": "edge-bench/1"}', "3", "[" * 100_000])
 def test_a_file_that_is_no_run_is_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "other.jsonl"
     path.write_text(f"\n{content}\n", encoding="utf-8")
@@ -45,13 +46,41 @@ def test_a_file_that_is_no_run_is_refused(content: str, tmp_path: Path) -> None:
     assert caught.value.hint == "Give a file that --out wrote."
 
 
-def test_a_metric_without_samples_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"samples": []}, "pp512 has no samples"),
+        ({"samples": [1.0, float("nan")]}, "pp512 has a sample that is no number"),
+        ({"standard_error": float("inf")}, "pp512 has a sample that is no number"),
+        ({"unit": "parsecs"}, "pp512 is in 'parsecs', of which 'higher' is better"),
+        ({"better": "faster"}, "pp512 is in 'tok/s', of which 'faster' is better"),
+    ],
+)
+def test_a_metric_that_cannot_be_is_refused(change: dict[str, object], reason: str, tmp_path: Path) -> None:
     document = json.loads(record_line(make_record()))
-    document["metrics"][0]["samples"] = []
-    path = tmp_path / "run.jsonl"
+    document["metrics"][0].update(change)
+    assert _refusal(document, tmp_path) == f"{reason}."
+
+
+def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:
+    document = json.loads(record_line(make_record()))
+    del document["settings"]
+    assert _refusal(document, tmp_path) == "'settings' is missing."
+    document = json.loads(record_line(make_record()))
+    document["machine"]["cpu"]["name"] = 7
+    assert _refusal(document, tmp_path) == "its machine has no processor or no versions."
+
+
+def _refusal(document: dict[str, Any], folder: Path) -> str:
+    """Why a line is no result."""
+    path = folder / "run.jsonl"
     path.write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(EdgeError, match="line 1 is no result of edge bench"):
+    with pytest.raises(EdgeError) as caught:
         read_records(path)
+    assert caught.value.hint == "Give a file that --out wrote."
+    message, _, reason = caught.value.message.partition(": ")
+    assert message == f"{path}, line 1 is no result of edge bench"
+    return reason
 
 
 def test_another_version_of_the_format_is_named(tmp_path: Path) -> None:
