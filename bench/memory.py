@@ -21,13 +21,15 @@ from pathlib import Path
 from bench.memory_resident import Resident, measure_resident
 from bench.sparse_model import write_sparse_model
 from edge.compute_memory import compute_bytes, output_bytes
+from edge.errors import EdgeError
 from edge.gguf_file import read_gguf
 from edge.kv_cache_memory import ContextPlan, cache_bytes
 from edge.llama.sizes import ContextShape, SizedModel
 from edge.memory import LARGEST_ERROR_BYTES, LARGEST_ERROR_SHARE
 from edge.model_shape import StoredModel, stored_model
 from edge.published_models import published_config, published_names
-from edge.settings import KVType
+from edge.settings import KVType, ModelSettings
+from edge.terminal import report_error
 
 QUANTIZATION = "Q4_K_M"
 GUESSES = 16
@@ -173,14 +175,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ctx", type=int, default=2048, help="the context of --resident (default: 2048)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every comparison there as well")
     options = parser.parse_args(arguments)
-    if options.resident:
-        _print_residents([measure_resident(path, options.ctx) for path in options.resident])
-        return 0
+    try:
+        if options.resident:
+            _check_files(options.resident, options.ctx)
+            _print_residents([measure_resident(path, options.ctx) for path in options.resident])
+            return 0
+        return _compare_all(options.json)
+    except EdgeError as error:
+        report_error(error)
+        return 1
+
+
+def _check_files(paths: Sequence[Path], context_tokens: int) -> None:
+    """EdgeError before the first process starts that the last one could not be run."""
+    ModelSettings(context_tokens=context_tokens)
+    for path in paths:
+        read_gguf(path)
+
+
+def _compare_all(written: Path | None) -> int:
+    """The whole grid printed, and written as JSON where that is asked for; the exit code."""
     with tempfile.TemporaryDirectory() as folder:
         comparisons = [each for name in published_names() for each in compare_model(name, Path(folder))]
     _print_comparisons(comparisons)
-    if options.json:
-        options.json.write_text(json.dumps([asdict(each) for each in comparisons], indent=1), "utf-8")
+    if written:
+        try:
+            written.write_text(json.dumps([asdict(each) for each in comparisons], indent=1), "utf-8")
+        except OSError as error:
+            raise EdgeError(
+                f"{written} cannot be written: {error.strerror or error}.", hint="What was found is printed above."
+            ) from error
     return 0 if all(each.is_within_limit for each in comparisons) else 1
 
 

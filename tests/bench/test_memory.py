@@ -74,14 +74,48 @@ def test_case_outside_of_the_limits_fails(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_running_processes_are_compared_with_their_predictions(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def measured(path: Path, context_tokens: int) -> Resident:
         return Resident(path.name, predicted_bytes=context_tokens << 20, peak_bytes=100 << 20)
 
     monkeypatch.setattr(bench_memory, "measure_resident", measured)
-    assert main(["--resident", "a.gguf", "--ctx", "103"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split() == ["a.gguf", "103", "MiB", "100", "MiB", "(+3.0", "%)"]
+    assert main(["--resident", str(tiny_gguf), "--ctx", "103"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == [
+        tiny_gguf.name, "103", "MiB", "100", "MiB", "(+3.0", "%)",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (["missing.gguf"], "missing.gguf cannot be read: No such file or directory.", "Check the path."),
+        (["--ctx", "3", "missing.gguf"], "context_tokens is 3.", "context_tokens must be at least 16."),
+    ],
+)
+def test_file_that_is_not_there_is_one_clear_line(
+    words: list[str],
+    message: str,
+    hint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    *options, file = words
+    assert main([*options, "--resident", file]) == 1
+    assert capsys.readouterr().err.splitlines() == [f"error: {message}", f"hint:  {hint}"]
+
+
+def test_comparisons_that_cannot_be_written_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_memory, "published_names", lambda: ("Qwen/Qwen3-0.6B",))
+    assert main(["--json", str(tmp_path / "missing" / "all.json")]) == 1
+    printed = capsys.readouterr()
+    assert f"worst of {len(GRID)}: Qwen/Qwen3-0.6B" in printed.out
+    assert "all.json cannot be written: No such file or directory." in printed.err.splitlines()[0]
+    assert printed.err.splitlines()[1] == "hint:  What was found is printed above."
 
 
 @pytest.fixture(scope="module")
