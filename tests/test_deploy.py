@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -25,6 +28,7 @@ HARDENED = {
     "ProtectSystem": "strict",
     "ProtectHome": "yes",
     "PrivateTmp": "yes",
+    "PrivateMounts": "yes",
     "PrivateDevices": "yes",
     "MemoryDenyWriteExecute": "yes",
     "CapabilityBoundingSet": "",
@@ -82,6 +86,29 @@ def test_service_starts_a_command_that_exists_and_stops_it_no_sooner_than_it_dra
     check_serve_options(shlex.split(settings["ExecStart"][0])[1:])
     assert int(settings["TimeoutStopSec"][0]) > ServerSettings().drain_seconds
     assert COMPOSE["stop_grace_period"] == f"{settings['TimeoutStopSec'][0]}s"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")
+def test_service_is_understood_and_found_little_exposed_by_systemd(tmp_path: Path) -> None:
+    text = (ROOT / "deploy/edge.service").read_text(encoding="utf-8")
+    path = tmp_path / "edge.service"
+    path.write_text(text.replace("ExecStart=/opt/edge/bin/edge", "ExecStart=/bin/true"), encoding="utf-8")
+    verified = systemd_analyze("verify", str(path))
+    later = re.compile(r"Unknown key(?: name)? '(RestartSteps|RestartMaxDelaySec)' ")  # of systemd 254
+    assert [line for line in verified.stderr.splitlines() if "edge.service" in line and not later.search(line)] == []
+    judged = systemd_analyze("security", "--offline=true", "--threshold=15", "--no-pager", str(path))
+    assert judged.returncode == 0, judged.stdout + judged.stderr
+
+
+def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="hadolint comes without a wheel for Windows")
+def test_image_is_built_as_its_linter_advises() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, ROOT / "deploy/Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_image_runs_as_a_user_without_rights() -> None:
