@@ -24,8 +24,8 @@ PREFILL_TOKENS = (512, 256, 128)
 """Tokens of a step, the largest that fits first."""
 GPU_EFFICIENCY = 0.65
 RAM_EFFICIENCY = 0.6
-"""Shares of the stated bandwidth that decoding reaches: assumed, from published speeds of 7B and 8B models in Q4_K_M
-(RTX 3060: about 50 tokens a second; desktop processors with two channels: 6 to 8)."""
+"""Shares of the bandwidth that decoding reaches. The card's is assumed, from published speeds of 7B and 8B models in
+Q4_K_M (RTX 3060: about 50 tokens a second); main memory's was measured on one machine, see docs/memory.md."""
 GUESSES = 16  # edge.loop.MAX_GUESSES: a step may ask for logits of so many tokens more
 
 

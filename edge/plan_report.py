@@ -168,7 +168,7 @@ def _sources() -> Table:
             (
                 "Tokens/s",
                 f"bytes read for a token, with the context half full, at {GPU_EFFICIENCY:.0%} of the stated bandwidth"
-                f" of a graphics card and {RAM_EFFICIENCY:.0%} of main memory's (assumed)",
+                f" of a graphics card (assumed) and {RAM_EFFICIENCY:.0%} of main memory's",
             ),
             ("KL", f"divergence from the unquantized model. Weights: {WEIGHTS_SOURCE}. Cache: {CACHE_SOURCE}."),
         ),

@@ -13,6 +13,7 @@ from edge.device_profiles import (
     described_device,
     device_names,
     find_device,
+    operations_per_core,
     parse_bandwidth,
     repacked_types,
     this_device,
@@ -126,6 +127,13 @@ def test_card_that_the_library_cannot_use_is_left_out(monkeypatch: pytest.Monkey
 
 def test_bandwidth_of_this_machine_is_measured() -> None:
     assert this_device(MACHINE).ram.bandwidth > 1e8
+
+
+def test_arithmetic_depends_on_the_instructions_and_on_the_cores() -> None:
+    pi = replace(MACHINE, cpu=Cpu("Raspberry Pi 5 Model B Rev 1.0", ("DOTPROD", "NEON")), cores=Cores(4, 4, None))
+    planned = [this_device(each, measures_bandwidth=False).ram.operations for each in (MACHINE, pi)]
+    assert planned == [8 * 60e9, find_device("raspberry-pi-5-8gb").ram.operations]
+    assert operations_per_core(("MATMUL_INT8", "DOTPROD", "NEON")) > operations_per_core(())
 
 
 def test_second_copies_depend_on_the_instructions() -> None:
