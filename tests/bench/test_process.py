@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import time
@@ -55,8 +56,10 @@ def test_a_failing_command_is_an_error_with_its_last_lines(tmp_path: Path) -> No
 
 
 def test_the_environment_of_a_command_can_be_added_to(tmp_path: Path) -> None:
-    code = "import os, sys; sys.exit(os.environ['EXTRA'] != 'yes' or 'PATH' not in os.environ)"
+    seen = "os.environ['EXTRA'] + os.environ['PATH']"
+    code = f"import os, pathlib; pathlib.Path({str(tmp_path)!r}, 'seen').write_text({seen})"
     run_measured(python(code), folder=tmp_path, environment={"EXTRA": "yes"})
+    assert (tmp_path / "seen").read_text() == "yes" + os.environ["PATH"]
 
 
 def test_a_command_that_is_not_there_is_an_error(tmp_path: Path) -> None:

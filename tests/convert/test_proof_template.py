@@ -6,6 +6,7 @@ import pytest
 
 from convert.proof_template import CONVERSATIONS, compare_templates, try_template
 from edge.errors import EdgeError
+from edge.template_sandbox import SandboxedTemplate
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' }}\n"
@@ -42,18 +43,42 @@ def test_text_that_is_left_out_is_a_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    "template",
+    ("template", "text", "taken"),
     [
-        "{%- for m in messages -%}\n  {%- generation -%} {{ m.content }} {%- endgeneration %}\n{% endfor %}",
-        "{% for m in messages %}{% if loop.index > 9 %}{% break %}{% endif %}{{ m.content }}{% endfor %}",
-        "{{ bos_token }}{{ strftime_now('%d %b %Y') }}{{ messages | tojson(indent=2) }}{{ tools is none }}",
-        "{% set s = namespace(n=0) %}{% for m in messages %}{% set s.n = s.n + 1 %}{{ s.n }}{{ m.role }}{% endfor %}",
-        "{% macro say(m) %}{{ m.role | title }}{{ m.content | trim }}{% endmacro %}{{ say(messages[0]) }}",
+        (
+            "{%- for m in messages -%}\n  {%- generation -%} {{ m.content }} {%- endgeneration %}\n{% endfor %}",
+            "How do bees dance?",
+            ALL,
+        ),
+        (
+            "{% for m in messages %}{% if loop.index > 9 %}{% break %}{% endif %}{{ m.content }}{% endfor %}",
+            "How do bees dance?",
+            ALL,
+        ),
+        (
+            "{{ bos_token }}{{ messages | tojson(indent=2) }}{{ tools is none }}",
+            '<s>[\n  {\n    "role": "user",\n    "content": "How do bees dance?"\n  }\n]True',
+            ALL[:4],
+        ),
+        (
+            "{% set s = namespace(n=0) %}{% for m in messages %}{% set s.n = s.n + 1 %}{{ s.n }}{% endfor %}",
+            "1",
+            (),
+        ),
+        (
+            "{% macro say(m) %}{{ m.role | title }}{{ m.content | trim }}{% endmacro %}{{ say(messages[0]) }}",
+            "UserHow do bees dance?",
+            ALL[:1],
+        ),
+        ("{{ strftime_now('%d %b %Y') }}", "01 Jan 2026", ()),
     ],
-    ids=["generation", "loop controls", "date and JSON", "namespace", "macro"],
+    ids=["generation", "loop controls", "JSON", "namespace", "macro", "date"],
 )
-def test_what_templates_are_made_of_comes_out_as_jinja_writes_it(template: str) -> None:
-    compare_templates(template, template, "<s>", "</s>")
+def test_what_templates_are_made_of_comes_out_as_jinja_writes_it(
+    template: str, text: str, taken: tuple[str, ...]
+) -> None:
+    assert SandboxedTemplate(template).write(CONVERSATIONS[0].variables("<s>", "</s>")) == text
+    assert compare_templates(template, template, "<s>", "</s>").taken == taken
 
 
 def test_template_that_fails_in_jinja_too_is_a_limit() -> None:

@@ -167,12 +167,18 @@ entries = st.fixed_dictionaries(
 )
 
 
-def reads_or_refuses(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+def _read(path: Path) -> tuple[EdgeError | None, list[SourceTensor]]:
     try:
-        tensors = read_safetensors_header(path).tensors.values()
-    except EdgeError:
-        return
+        return None, list(read_safetensors_header(path).tensors.values())
+    except EdgeError as error:
+        return error, []
+
+
+def assert_reads_or_refuses(path: Path, content: bytes) -> None:
+    """Whatever is in the file, its tensors lie within it, or one error names it and says what to do."""
+    path.write_bytes(content)
+    refusal, tensors = _read(path)
+    assert refusal is None or (str(path) in refusal.message and refusal.hint)
     assert all(tensor.offset >= 8 and tensor.offset + tensor.n_bytes <= len(content) for tensor in tensors)
 
 
@@ -183,7 +189,7 @@ def reads_or_refuses(path: Path, content: bytes) -> None:
 def test_any_json_header_parses_or_is_an_edge_error(
     header: dict[str, Any], extra: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    reads_or_refuses(
+    assert_reads_or_refuses(
         tmp_path_factory.getbasetemp() / "json.safetensors", file_bytes(json.dumps(header).encode(), extra)
     )
 
@@ -196,4 +202,4 @@ def test_any_flipped_bytes_parse_or_are_an_edge_error(
 ) -> None:
     content = bytearray(file_bytes(json.dumps(PAIR).encode()))
     content[position : position + len(value)] = value
-    reads_or_refuses(tmp_path_factory.getbasetemp() / "flipped.safetensors", bytes(content))
+    assert_reads_or_refuses(tmp_path_factory.getbasetemp() / "flipped.safetensors", bytes(content))

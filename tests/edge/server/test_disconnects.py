@@ -61,10 +61,14 @@ def test_client_that_leaves_in_the_middle_is_dropped(serve_live: ServeLive, is_s
 
 def test_every_choice_of_a_client_that_leaves_is_dropped(serve_live: ServeLive) -> None:
     engine = ServedFake([ANSWER] * 3, is_held=True)
-    connection = send(serve_live(engine), {**ASK, "n": 3})
+    server = serve_live(engine)
+    connection = send(server, {**ASK, "n": 3})
     eventually(lambda: len(engine.streams) == 3)
+    assert not any(stream.is_cancelled for stream in engine.streams)
     connection.close()
     eventually(lambda: all(stream.is_cancelled for stream in engine.streams))
+    eventually(lambda: is_empty(server))
+    assert len(engine.streams) == 3
 
 
 def test_client_that_leaves_while_its_prompt_is_written_is_dropped(serve_live: ServeLive) -> None:
@@ -79,7 +83,7 @@ def test_client_that_leaves_while_its_prompt_is_written_is_dropped(serve_live: S
     engine = Slow([ANSWER], is_held=True)
     server = serve_live(engine)
     connection = send(server, ASK)
-    is_in.wait(10)
+    assert is_in.wait(10)
     connection.close()
     eventually(lambda: is_empty(server))
     may_go_on.set()
@@ -94,6 +98,7 @@ def test_client_that_leaves_while_it_still_sends_does_no_harm(serve_live: ServeL
     eventually(lambda: not is_empty(server))
     connection.close()
     eventually(lambda: is_empty(server))
+    assert httpx2.get(server.url + "/health").status_code == 200
 
 
 def test_clients_that_leave_at_random_leave_nothing_behind(serve_live: ServeLive) -> None:
