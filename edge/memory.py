@@ -235,14 +235,31 @@ def _is_whole_on_gpus(model: StoredModel, placement: Placement) -> bool:
 def _gpu_compute_bytes(model: StoredModel, context: ContextPlan, placement: Placement, card: int) -> int:
     """As on the CPU; and where some layers stay there, the first card has room for one of their weights.
 
-    For steps of many tokens llama.cpp moves the weights of such layers to that card, one product after the other.
+    For steps of many tokens llama.cpp moves the weights of such layers to that card, one product after the other. If
+    layers on a card share keys and values of such layers (Gemma 3n and 4), it has room for these.
     """
     used = [place for place, layers in enumerate(placement.gpu_split) if layers]
     if _is_whole_on_gpus(model, placement):
         return card_compute_bytes(model.shape, context, is_first=card == used[0], is_alone=len(used) == 1)
     first = first_gpu_layer(model, placement.gpu_layers)
     moved = max(model.places.largest_bytes[:first], default=0) if card == used[0] else 0
-    return _context_bytes(model.shape, context).compute + moved
+    shared = _shared_cache_bytes(model.shape, context, first) if card == used[-1] else 0
+    return _context_bytes(model.shape, context).compute + moved + shared
+
+
+def _shared_cache_bytes(shape: ModelShape, context: ContextPlan, first: int) -> int:
+    """Room for keys and values of layers before the `first` one on a card, for the layers on it that share them.
+
+    Those are the last with full attention and the last with a window. llama.cpp has them there up to four times, by
+    what it reports.
+    """
+    cached = [place for place, layer in enumerate(shape.layers) if layer.has_cache]
+    sharing = [place for place, layer in enumerate(shape.layers) if not layer.has_cache and not layer.has_state]
+    if not cached or not sharing or sharing[-1] < first:
+        return 0
+    owners = {shape.layers[place].slides: place for place in cached}
+    cache = _context_bytes(shape, context).cache_by_layer
+    return 4 * sum(cache[place] for place in owners.values() if place < first)
 
 
 def _ram_compute_bytes(model: StoredModel, context: ContextPlan, placement: Placement) -> int:

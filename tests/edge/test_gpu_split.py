@@ -178,3 +178,17 @@ def test_fewer_layers_stay_in_the_proportion_of_the_cards() -> None:
 def test_split_into_less_than_nothing_is_refused() -> None:
     with pytest.raises(EdgeError, match="gpu_split"):
         ModelSettings(gpu_split=(-1, 4))
+
+
+@pytest.mark.parametrize(
+    ("layers", "tokens", "step", "reported"),
+    [(18, 8192, 512, 176.50), (18, 32768, 256, 327.38), (21, 32768, 256, 330.38), (23, 32768, 256, 64.88)],
+)
+def test_keys_and_values_that_layers_on_a_card_share_have_room_there(
+    layers: int, tokens: int, step: int, reported: float
+) -> None:
+    """Of Gemma 4 E2B's 35 blocks the last 20 share those of blocks 13 and 14; both come to the card with 23 layers."""
+    model, context = candidate("google/gemma-4-E2B-it", "Q4_K_M").model, replace(context_of(tokens), batch_tokens=step)
+    (gpu,) = predict_memory(model, context, Placement((layers,))).gpus
+    moved = max(model.places.largest_bytes[: 36 - layers])
+    assert reported - 2 <= (gpu.compute - moved) / MIB <= reported + 8
