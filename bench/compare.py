@@ -7,7 +7,7 @@ Mann-Whitney test for what was measured several times, by standard errors for wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +67,14 @@ class Comparison:
 
     def count(self, verdict: Verdict) -> int:
         return sum(change.verdict == verdict for change in self.changes)
+
+
+def comparison_document(comparison: Comparison) -> dict[str, Any]:
+    """As JSON has it, with what follows from the figures beside them."""
+    changes = [
+        {**asdict(change), "ratio": change.ratio, "confidence": change.confidence} for change in comparison.changes
+    ]
+    return {**asdict(comparison), "changes": changes, "is_worse": comparison.is_worse}
 
 
 def compare_records(

@@ -92,6 +92,8 @@ def bench(
         value_type=value_type,
         fresh_starts=fresh_starts,
     )
+    if as_json and output_format == "llama-bench":
+        raise EdgeError("--json and --format llama-bench are two kinds of JSON.", hint="Give one of them.")
     earlier = read_records(compare) if compare else []
     _check_can_be_written(out, html)
     paths = tuple(_resolve(model, quant) for model in models)
@@ -193,20 +195,22 @@ def _kept_elsewhere(path: Path, content: str) -> str:
 
 
 def _print(records: list[Record], comparison: Comparison | None, output_format: OutputFormat, as_json: bool) -> None:
-    from dataclasses import asdict
-
+    from bench.compare import comparison_document
     from bench.llama_bench_format import llama_bench_documents
     from bench.record import record_document
-    from bench.report import comparison_tables, run_tables
+    from bench.report import comparison_tables, run_tables, verdict_text
     from edge.results import print_result
+    from edge.terminal import note
 
     if output_format == "llama-bench":
         documents = [document for record in records for document in llama_bench_documents(record)]
         print(json.dumps(documents, ensure_ascii=False, indent=2))
+        if comparison:  # for which that format has no place
+            note(verdict_text(comparison))
         return
     document = {
         "records": [record_document(record) for record in records],
-        "comparison": asdict(comparison) if comparison else None,
+        "comparison": comparison_document(comparison) if comparison else None,
     }
     tables = [*run_tables(records), *(comparison_tables(comparison) if comparison else [])]
     print_result(document, tables, as_json)

@@ -119,7 +119,21 @@ def test_no_regression_is_exit_code_0(plans: list[BenchPlan], tiny_gguf: Path, t
     earlier = _earlier(tmp_path, tiny_gguf, (100.0, 101.0, 99.0, 102.0, 98.0))
     code, printed = _invoke(str(tiny_gguf), "--threads", "1", "--compare", str(earlier), "--json")
     assert code == 0
-    assert [change["verdict"] for change in json.loads(printed)["comparison"]["changes"]] == ["same"]
+    comparison = json.loads(printed)["comparison"]
+    (change,) = comparison["changes"]
+    assert (change["verdict"], change["ratio"], comparison["is_worse"]) == ("same", 1.005, False)
+    assert change["confidence"] == pytest.approx(1 - change["p"])
+
+
+def test_beside_llama_bench_s_format_the_verdict_is_said(
+    plans: list[BenchPlan], tiny_gguf: Path, tmp_path: Path
+) -> None:
+    earlier = _earlier(tmp_path, tiny_gguf, (200.0, 201.0, 202.0, 203.0, 204.0))
+    words = ["bench", str(tiny_gguf), "--threads", "1", "--compare", str(earlier), "--format", "llama-bench"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1
+    assert len(json.loads(result.stdout)) == 1
+    assert result.stderr.splitlines()[-1] == "Against the earlier run: worse (1 worse by more than 5%)"
 
 
 def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
@@ -188,6 +202,7 @@ def test_a_file_that_was_there_is_untouched_until_the_new_one_is_whole(
         (["--html", "."], ". cannot be written: it is a folder."),
         (["--compare", "missing.jsonl"], "missing.jsonl cannot be read: No such file or directory."),
         (["--parallel", "0"], "--parallel is 0."),
+        (["--json", "--format", "llama-bench"], "--json and --format llama-bench are two kinds of JSON."),
         (["--parallel", "4,65"], "--parallel is 4,65."),
     ],
 )
