@@ -30,10 +30,14 @@ def parse_cpu_max(text: str) -> float | None:
 
 
 def read_memory_limit(root: Path = Path("/")) -> tuple[int | None, int]:
-    """The lowest limit in bytes (None: no limit) and what is left in the group that has the least left."""
+    """The lowest limit in bytes (None: no limit) and what is left in the group that has the least left.
+
+    `memory.high` (systemd's MemoryHigh) is one as well: above it, processes are slowed down until memory is reclaimed.
+    """
     limits = []
     for controller, limit_file, usage_file, cache_name in (
         ("", "memory.max", "memory.current", "inactive_file"),
+        ("", "memory.high", "memory.current", "inactive_file"),
         ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
         for folder in group_folders(root, controller):

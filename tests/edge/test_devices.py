@@ -193,6 +193,15 @@ def test_limit_of_version_2_leaves_what_is_not_used_or_can_be_reclaimed(root: Pa
     assert devices.read_ram(root) == Ram(total_bytes=16000 << 10, available_bytes=2000 << 10, limit_bytes=4000 << 10)
 
 
+def test_limit_above_which_processes_are_slowed_down_counts_as_one(root: Path) -> None:
+    write(root, "sys/fs/cgroup/memory.max", f"{8000 << 10}\n")
+    write(root, "sys/fs/cgroup/memory.high", f"{4000 << 10}\n")
+    write(root, "sys/fs/cgroup/memory.current", f"{3000 << 10}\n")
+    assert devices.read_ram(root) == Ram(total_bytes=16000 << 10, available_bytes=1000 << 10, limit_bytes=4000 << 10)
+    write(root, "sys/fs/cgroup/memory.high", "max\n")
+    assert devices.read_ram(root).limit_bytes == 8000 << 10
+
+
 def test_limit_of_version_1_counts_the_whole_group(root: Path) -> None:
     write(root, "proc/self/cgroup", "4:memory:/box\n")
     write(root, "sys/fs/cgroup/memory/box/memory.limit_in_bytes", f"{4000 << 10}\n")
