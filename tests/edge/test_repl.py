@@ -143,7 +143,7 @@ def test_help_names_every_command_and_key(capsys: Captured) -> None:
     text = "\n".join(notes(capsys))
     for command in COMMANDS:
         assert f"{command.usage} " in text and command.purpose in text
-    for key in ("Tab", "Ctrl-D", "Ctrl-C", "Alt-Enter", "backslash", "begins with a space"):
+    for key in ("Tab", "Ctrl-D", "Ctrl-C", "Ctrl-R", "Ctrl-X Ctrl-E", "Alt-Enter", "backslash", "begins with a space"):
         assert key in text
 
 
