@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 84, 16, 14, 44
 _COLOURS = 8
 _BAR_HEIGHT, _GROUP_GAP, _LABEL_WIDTH, _VALUE_WIDTH = 16, 14, 150, 110
-_LETTER_WIDTH = 6.6
+_LETTER_WIDTH, _BOLD_LETTER_WIDTH = 6.6, 7.6
 _MARK_ROWS, _MARK_ROW_HEIGHT = 4, 14
 NumberText = Callable[[float], str]
 
@@ -90,20 +90,43 @@ def point_plot(title: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
     """The points of each series with its name beside them."""
     x_scale, y_scale = _scales(series, x, y, ())
     body = [_grid(x_scale, y_scale, x, y)]
+    places = [(x_scale.place(across), y_scale.place(up)) for each in series for across, up in each.points]
+    taken = [_Box(left - 6, top - 6, left + 6, top + 6) for left, top in places]
     for place, each in enumerate(series):
         colour = place % _COLOURS
         body.append(_whiskers(each, colour, x_scale, y_scale))
         for across, up in each.points:
             left, top = x_scale.place(across), y_scale.place(up)
             told = f"{each.label}: {x.text(across)}, {y.text(up)}"
-            is_right = left < WIDTH - _RIGHT - len(each.label) * _LETTER_WIDTH - 12
-            anchor, offset = ("start", 10) if is_right else ("end", -10)
+            box = _label_box(each.label, left, top, taken)
+            taken.append(box)
             body.append(
                 f'<circle class="f{colour}" cx="{left:.1f}" cy="{top:.1f}" r="6"><title>{escape(told)}</title></circle>'
-                f'<text class="name" x="{left + offset:.1f}" y="{top - 8:.1f}" text-anchor="{anchor}">'
-                f"{escape(each.label)}</text>"
+                f'<text class="name" x="{box.left:.1f}" y="{box.bottom - 3:.1f}">{escape(each.label)}</text>'
             )
     return _svg(title, HEIGHT, body)
+
+
+@dataclass(frozen=True)
+class _Box:
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlaps(self, other: _Box) -> bool:
+        is_beside = self.right <= other.left or other.right <= self.left
+        return not (is_beside or self.bottom <= other.top or other.bottom <= self.top)
+
+
+def _label_box(label: str, left: float, top: float, taken: Sequence[_Box]) -> _Box:
+    """Where the name of a point has room: near it, inside of the plot, and on nothing else if that can be."""
+    width, height = len(label) * _BOLD_LETTER_WIDTH, 14.0
+    across = (left + 9, left - 9 - width, left - width / 2)
+    up = (top - 18, top + 4, top - 7)
+    boxes = [_Box(x, y, x + width, y + height) for y in up for x in across]
+    inside = [box for box in boxes if box.right <= WIDTH and box.left >= _LEFT and box.bottom <= HEIGHT - _BOTTOM]
+    return next((box for box in inside if not any(map(box.overlaps, taken))), (inside or boxes)[0])
 
 
 def bar_plot(title: str, groups: Sequence[tuple[str, Sequence[Bar]]]) -> str:
@@ -123,7 +146,10 @@ def bar_plot(title: str, groups: Sequence[tuple[str, Sequence[Bar]]]) -> str:
 
 def legend(labels: Sequence[str]) -> str:
     """The names of the series with their colours, as HTML."""
-    items = [f'<span><i class="b{place % _COLOURS}"></i>{escape(label)}</span>' for place, label in enumerate(labels)]
+    items = [
+        f'<span><i class="b{place % _COLOURS}{_again(place)}"></i>{escape(label)}</span>'
+        for place, label in enumerate(labels)
+    ]
     return f'<p class="legend">{"".join(items)}</p>'
 
 
@@ -192,7 +218,9 @@ def _line(series: Series, place: int, x_scale: _Scale, y_scale: _Scale, y: Axis,
     colour = place % _COLOURS
     points = [(x_scale.place(across), y_scale.place(up)) for across, up in series.points]
     path = " ".join(f"{left:.1f},{top:.1f}" for left, top in points)
-    drawn = f'<polyline class="s{colour}" points="{path}"><title>{escape(series.label)}</title></polyline>'
+    drawn = (
+        f'<polyline class="s{colour}{_again(place)}" points="{path}"><title>{escape(series.label)}</title></polyline>'
+    )
     if not dots:
         return drawn
     circles = [
@@ -201,6 +229,11 @@ def _line(series: Series, place: int, x_scale: _Scale, y_scale: _Scale, y: Axis,
         for (left, top), (_, up) in zip(points, series.points, strict=True)
     ]
     return drawn + _whiskers(series, colour, x_scale, y_scale) + "".join(circles)
+
+
+def _again(place: int) -> str:
+    """What tells a series from the one that had its colour first."""
+    return " again" if place >= _COLOURS else ""
 
 
 def _whiskers(series: Series, colour: int, x_scale: _Scale, y_scale: _Scale) -> str:
@@ -246,7 +279,7 @@ def _bar(bar: Bar, colour: int, scale: _Scale, top: float) -> str:
 
 def _shortened(label: str) -> str:
     most = int((_LABEL_WIDTH - 12) / _LETTER_WIDTH)
-    return label if len(label) <= most else f"{label[: most - 1]}…"
+    return label if len(label) <= most else f"…{label[1 - most :]}"  # names differ at their ends
 
 
 def _text(left: float, top: float, text: str, anchor: str, kind: str = "") -> str:

@@ -56,7 +56,9 @@ def html_report(records: Sequence[Record], comparison: Comparison | None = None)
 
 def _header(records: Sequence[Record]) -> str:
     first = records[0]
-    what = "Which quantization?" if len(records) > 1 else first.model.label
+    is_one_model = len({record.model.parameters for record in records}) == 1
+    which = "Which quantization?" if is_one_model else "Which model?"
+    what = which if len(records) > 1 else first.model.label
     cards = "" if len(records) > 1 else _cards(first)
     return (
         f"<header><h1>{escape(what)}</h1><p>{escape(first.machine['cpu']['name'])},"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -18,6 +19,7 @@ from bench.html_plots import (
     Bar,
     Series,
     bar_plot,
+    legend,
     line_plot,
     logarithmic_ticks,
     point_plot,
@@ -175,7 +177,32 @@ def test_a_single_point_and_values_of_zero_can_be_drawn() -> None:
     bars = bar_plot("title", [("group", [Bar("a very long name of a model", 0.0, "0", (0.0, 0.0), 0.0)])])
     (bar,) = ElementTree.fromstring(bars).iter("rect")
     assert float(bar.attrib["width"]) == 1.0
-    assert [text.text for text in ElementTree.fromstring(bars).iter("text")] == ["group", "a very long name of…", "0"]
+    assert [text.text for text in ElementTree.fromstring(bars).iter("text")] == ["group", "…ong name of a model", "0"]
+
+
+def test_names_of_points_near_each_other_do_not_overlap() -> None:
+    axis = Axis("x", str, starts_at_zero=False)
+    series = [Series(f"Q{number}_K_M", ((100.0 + number, 1.0 + number / 50),)) for number in range(3)]
+    series.append(Series("far", ((400.0, 3.0),)))
+    texts = ElementTree.fromstring(point_plot("title", series, axis, axis)).iter("text")
+    names = [text for text in texts if text.attrib.get("class") == "name"]
+    assert [name.text for name in names] == ["Q0_K_M", "Q1_K_M", "Q2_K_M", "far"]
+    places = [(float(name.attrib["x"]), float(name.attrib["y"])) for name in names]
+    for first, second in itertools.combinations(places, 2):
+        assert abs(first[0] - second[0]) >= 45 or abs(first[1] - second[1]) >= 14
+    assert all(0 < x < WIDTH - 20 and 0 < y < HEIGHT for x, y in places)
+
+
+def test_a_ninth_series_is_told_from_the_first() -> None:
+    axis = Axis("x", str)
+    plot = line_plot("title", [Series(str(number), ((0, number), (1, number))) for number in range(9)], axis, axis)
+    styles = [line.attrib["class"] for line in ElementTree.fromstring(plot).iter("polyline")]
+    assert styles[0] == "s0" and styles[8] == "s0 again" and len(set(styles)) == 9
+    assert 'class="b0 again"' in legend([str(number) for number in range(9)])
+
+
+def test_several_models_of_different_sizes_answer_which_model() -> None:
+    assert "<h1>Which model?</h1>" in html_report([make_record(), make_record("Q8_0", parameters=7)])
 
 
 def test_streams_are_marked_where_they_were_measured() -> None:
