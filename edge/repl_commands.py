@@ -66,7 +66,8 @@ _BY_NAME = {command.name: command for command in COMMANDS}
 _KEYS = """\
 Tab completes commands, files, settings and sessions.
 Alt-Enter, or a backslash at the end of a line, begins another line of the same message.
-Up and Ctrl-R find what was typed before, in earlier chats too; Ctrl-X Ctrl-E opens the message in an editor.
+Up and Ctrl-R find what was typed before, in earlier chats too.
+Ctrl-X Ctrl-E opens the message in an editor.
 Ctrl-C ends an answer; what was written of it stays in the conversation.
 Ctrl-D ends the chat.
 A message that begins with a space is never taken for a command."""
