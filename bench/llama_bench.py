@@ -163,7 +163,7 @@ def _timed(command: list[str]) -> tuple[list[float], float]:
         ) from error
     after = os.times()
     if done.returncode:
-        lines = "\n".join(done.stderr.splitlines()[-_ERROR_LINES:])
+        lines = "\n".join(done.stderr.splitlines()[-_ERROR_LINES:]) or "It said nothing. Is it a llama-bench?"
         raise EdgeError(f"{command[0]} ended with exit code {done.returncode}.", hint=lines)
     taken = after.children_user + after.children_system - before.children_user - before.children_system
     return rates_of(done.stdout), taken

@@ -40,6 +40,9 @@ def test_a_tool_that_fails_is_quoted(tiny_gguf: Path, tmp_path: Path) -> None:
     with pytest.raises(EdgeError, match="llama-bench ended with exit code 1") as caught:
         measure_sides(_tool(tmp_path, "import sys; sys.exit('no such option')"), tiny_gguf, SETTINGS)
     assert caught.value.hint == "no such option"
+    with pytest.raises(EdgeError, match="llama-bench ended with exit code 3") as caught:
+        measure_sides(_tool(tmp_path, "import sys; sys.exit(3)"), tiny_gguf, SETTINGS)
+    assert caught.value.hint == "It said nothing. Is it a llama-bench?"
 
 
 def test_a_tool_that_is_not_there_is_named(tiny_gguf: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bench.quality
 from bench.quality import (
     CHUNK_TOKENS,
     Compared,
@@ -24,7 +25,10 @@ from bench.quality import (
 )
 from convert.pipeline import write_checkpoint
 from edge.errors import EdgeError
+from edge.llama.model import Model
 from tests.tiny import write_tiny_checkpoint
+
+_OTHER_VOCABULARY = "Compare a model with its own unquantized file, or another quantization of the same checkpoint."
 
 
 def test_a_position_is_scored_by_what_is_given_to_the_next_token() -> None:
@@ -192,8 +196,28 @@ def test_a_reference_with_another_vocabulary_is_refused(
     (other,) = write_checkpoint(write_tiny_checkpoint("gemma2", tmp_path), ["F32"], tmp_path / "other.gguf")
     with pytest.raises(EdgeError) as caught:
         measure_quality(Compared(other), [Compared(quantized[0])], text, threads=1)
-    assert "tokens" in caught.value.message and other.name in caught.value.message
-    assert caught.value.hint.startswith("Compare a model with its own unquantized file")
+    size, reference_size = (_vocabulary_size(path) for path in (quantized[0], other))
+    assert caught.value.message == (
+        f"{quantized[0].name} has {size:,} tokens, the reference {other.name} has {reference_size:,}."
+    )
+    assert caught.value.hint == _OTHER_VOCABULARY
+
+
+def _vocabulary_size(path: Path) -> int:
+    with Model(path) as model:
+        return model.vocab.size
+
+
+def test_a_reference_that_cuts_the_text_otherwise_is_refused(
+    quantized: tuple[Path, Path], text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuts = iter([[[1, 2, 3]], [[1, 23]]])
+    monkeypatch.setattr(bench.quality, "perplexity_chunks", lambda content, vocab: next(cuts))
+    full, small = quantized
+    with pytest.raises(EdgeError) as caught:
+        measure_quality(Compared(full), [Compared(small)], text, threads=1)
+    assert caught.value.message == f"{small.name} and the reference {full.name} cut the text into different tokens."
+    assert caught.value.hint == _OTHER_VOCABULARY
 
 
 def test_a_text_that_is_not_there_is_named(quantized: tuple[Path, Path], tmp_path: Path) -> None:
