@@ -54,10 +54,13 @@ class SavedPrefixes:
     def load(self, path: Path) -> int:
         """Take a prefix file in, to be found by the next prompt that begins with it; gives its tokens.
 
-        EdgeError if it is not sound, was made with something else, or does not fit.
+        Its state is not read where a sequence holds as much already. EdgeError if it is not sound, was made with
+        something else, or does not fit.
         """
         prefix = open_prefix(path)
         prefix.check_identity(self.identity)
+        if self._holds(prefix.tokens, self._adapters):
+            return len(prefix.tokens)
         state = prefix.read_state()
         if not self._loop.call(partial(self._loop.prefixes.adopt, prefix.tokens, state, self._adapters)):
             raise EdgeError(
@@ -72,8 +75,7 @@ class SavedPrefixes:
         if not fitting or adapters != self._adapters:
             return
         longest = max(fitting, key=lambda prefix: len(prefix.tokens))
-        found = self._loop.call(partial(self._loop.prefixes.longest, prompt, adapters))
-        if found and found[1] >= len(longest.tokens):
+        if self._holds(longest.tokens, adapters):
             return
         try:
             state = longest.read_state()
@@ -82,6 +84,11 @@ class SavedPrefixes:
             warnings.warn(f"{error.message} It is not used.", stacklevel=3)
         else:  # without room for it, the prompt is computed
             self._loop.call(partial(self._loop.prefixes.adopt, longest.tokens, state, adapters))
+
+    def _holds(self, tokens: Sequence[int], adapters: AdapterSet) -> bool:
+        """Whether a sequence begins with all of these tokens."""
+        found = self._loop.call(partial(self._loop.prefixes.longest, tokens, adapters))
+        return found is not None and found[1] >= len(tokens)
 
     def _held_state(self, tokens: Sequence[int]) -> tuple[tuple[int, ...], bytes]:
         """The tokens and the state of the sequence that holds most of these tokens, and nothing else."""
