@@ -54,22 +54,27 @@ class Sessions:
                 raise EdgeError(message, hint="Name another folder.") from error
 
     def resume(self, key: SessionKey, engine: TextEngine) -> tuple[int, ...]:
-        """The tokens that a session came to, none if it is new. What was saved of it is given to the engine."""
+        """The tokens that a session came to, none if it is new.
+
+        The engine is given what was saved of it: other sessions may have taken its place since, or the engine be a new
+        one. It is not read where it is still there.
+        """
         with self._lock:
-            if key in self._tokens:
+            tokens = self._tokens.get(key, ())
+            if tokens:
                 self._tokens.move_to_end(key)
-                return self._tokens[key]
         path = self._path(key)
         if path is None or not path.exists():
-            return ()
+            return tokens
         try:
-            tokens = open_prefix(path).tokens
+            saved = tokens or open_prefix(path).tokens
             engine.load_prefix(path)
         except EdgeError as error:  # it is computed again
             log.warning("A session is not resumed: %s", error.message)
-            return ()
-        self._remember(key, tokens)
-        return tokens
+            return tokens
+        if not tokens:
+            self._remember(key, saved)
+        return saved
 
     def keep(self, key: SessionKey, tokens: tuple[int, ...], engine: TextEngine) -> None:
         """Note what a session has come to, and write what was computed of it where there is a folder."""
