@@ -88,6 +88,7 @@ def run_bench(plan: BenchPlan, guard: Guard | None = None, say: Callable[[str], 
     guard = guard or Guard(find_energy_meter())
     say("Measuring the memory's bandwidth")
     bandwidth = measure_bandwidth(plan.settings.threads, available_bytes=read_ram().available_bytes)
+    say(f"Memory gives {bandwidth.highest / 1e9:.1f} GB/s")
     told = hidden_meter()
     found = [_Found(path, notes=[told] if told else []) for path in plan.models]
     if plan.quality:
@@ -277,11 +278,13 @@ def _take_ceiling(found: _Found, subject: Subject, settings: BenchSettings, band
     cache_bytes = subject.decode_steps.bytes_per_token(generated) * (generated + 1) / 2
     limit = ceiling(bandwidth, weight_bytes_per_token(read_gguf(found.path)), round(cache_bytes))
     found.ceiling = {"bandwidth": asdict(bandwidth), **asdict(limit)}
-    decode = next(metric for metric in found.metrics if metric.kind.name == f"tg{generated}")
+    place, decode = next(each for each in enumerate(found.metrics) if each[1].kind.name == f"tg{generated}")
     allowed = MetricKind("ceiling", "decode that memory allows, predicted", "tok/s", "neither")
-    found.metrics.append(Metric(allowed, (limit.tokens_per_second,)))
-    kind = MetricKind("ceiling_share", "decode, share of what memory allows", "%", "neither")
-    found.metrics.append(Metric(kind, tuple(100 * rate / limit.tokens_per_second for rate in decode.samples)))
+    share = MetricKind("ceiling_share", "decode, share of what memory allows", "%", "neither")
+    found.metrics[place + 1 : place + 1] = [
+        Metric(allowed, (limit.tokens_per_second,)),
+        Metric(share, tuple(100 * rate / limit.tokens_per_second for rate in decode.samples)),
+    ]
     if not limit.weights_exceed_cache:
         found.notes.append("The weights fit into the last cache: decoding may be faster than memory allows.")
     if not bandwidth.exceeds_cache:
