@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from edge.errors import EdgeError
 from edge.hub_errors import errors_for_people
@@ -100,6 +100,7 @@ class HuggingFaceHub:
             if known := _in_library_cache(listing, names):
                 return known
             _check_space(listing, names, folder)
+            _check_sizes(listing, names)
             report = _Report(sum(listing.files[name].size_bytes or 0 for name in names), progress)
             for name in names:
                 _fetch(listing, name, folder / name, report)
@@ -187,16 +188,28 @@ def _check_space(listing: RepositoryFiles, names: Sequence[str], folder: Path) -
         )
 
 
+def _check_sizes(listing: RepositoryFiles, names: Sequence[str]) -> None:
+    """EdgeError before the first byte for a file that the hub does not give over plain HTTP."""
+    from huggingface_hub import constants
+
+    limit_bytes = constants.MAX_HTTP_DOWNLOAD_SIZE
+    for name in names:
+        size_bytes = listing.files[name].size_bytes or 0
+        if size_bytes > limit_bytes:
+            raise EdgeError(
+                f"{name} of {listing.repository} has {size_text(size_bytes)}: more than the {size_text(limit_bytes)} of"
+                " a file that the hub gives over HTTP.",
+                hint=f"Choose another quantization, or: pip install hf_xet && hf download {listing.repository} {name}"
+                " , and give the path of the file.",
+            )
+
+
 def _part_path(target: Path) -> Path:
     return target.with_name(target.name + PART_SUFFIX)
 
 
 def _fetch(listing: RepositoryFiles, name: str, target: Path, report: _Report) -> None:
     """The file at `target`, gone on with where an earlier attempt ended. Its content is not checked here."""
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
-
     size_bytes = listing.files[name].size_bytes
     if target.is_file() and size_bytes in (None, target.stat().st_size):
         report.add(target.stat().st_size)
@@ -208,6 +221,21 @@ def _fetch(listing: RepositoryFiles, name: str, target: Path, report: _Report) -
             file.truncate(0)
         there_bytes = file.seek(0, os.SEEK_END)
         report.add(there_bytes)
+        if there_bytes != size_bytes:  # of a whole file there is no rest that the hub would give
+            _get(listing, name, file, report)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(target)
+
+
+def _get(listing: RepositoryFiles, name: str, file: BinaryIO, report: _Report) -> None:
+    """Append the rest of a file. EdgeError, and nothing appended, if what was sent is not of its size."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    there_bytes, size_bytes = file.tell(), listing.files[name].size_bytes
+    try:
         http_get(
             hf_hub_url(listing.repository, name, revision=listing.revision),
             file,
@@ -216,9 +244,16 @@ def _fetch(listing: RepositoryFiles, name: str, target: Path, report: _Report) -
             expected_size=size_bytes,
             tqdm_class=_bar_class(report),
         )
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(target)
+    except OSError as error:
+        if type(error) is not OSError or error.errno is not None or size_bytes is None:
+            raise  # the connection, the hub or the disk; a plain one says that the size is wrong
+        sent_bytes = file.tell()
+        file.truncate(there_bytes)
+        raise EdgeError(
+            f"{name} of {listing.repository} has {size_text(size_bytes)}, and {size_text(sent_bytes)} arrived:"
+            " something between this machine and the hub answers in its place.",
+            hint="Check the network, such as a page that wants a login first, and run the same command again.",
+        ) from error
 
 
 def _bar_class(report: _Report) -> type:

@@ -23,6 +23,7 @@ class HubServer:
         self.sha: str | None = COMMIT
         self.card: dict[str, Any] = {"license": "apache-2.0"}
         self.refusal: tuple[int, dict[str, str]] | None = None
+        self.sent_instead: bytes | None = None
         self.breaks_after_bytes: int | None = None
         self.stalls_after_bytes: int | None = None
         self.may_go_on = threading.Event()
@@ -40,7 +41,7 @@ class HubServer:
         name = path.removeprefix(f"/org/model/resolve/{COMMIT}/")
         if name not in self.files:
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
-        return 200, {}, self.files[name]
+        return 200, {}, self.files[name] if self.sent_instead is None else self.sent_instead
 
     def _sibling(self, name: str) -> dict[str, Any]:
         sibling: dict[str, Any] = {"rfilename": name, "size": len(self.files[name])}
@@ -64,7 +65,7 @@ def hub_server() -> Iterator[HubServer]:
             total = len(body)
             if asked_range and status == 200:
                 begin = int(asked_range.removeprefix("bytes=").partition("-")[0])
-                status, body = 206, body[begin:]
+                status, body = (206, body[begin:]) if begin < total else (416, b"")
                 headers = {**headers, "Content-Range": f"bytes {begin}-{total - 1}/{total}"}
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():

@@ -153,6 +153,44 @@ def test_remains_that_are_longer_than_the_file_are_thrown_away(server: HubServer
     assert (tmp_path / "model-Q8_0.gguf").read_bytes() == CONTENT
 
 
+def test_whole_file_that_did_not_get_its_name_is_not_downloaded_again(server: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "model-Q8_0.gguf.part").write_bytes(CONTENT)
+    download(tmp_path, "model-Q8_0.gguf")
+    assert (tmp_path / "model-Q8_0.gguf").read_bytes() == CONTENT
+    assert len(server.asked) == 1  # the list
+
+
+def test_page_in_place_of_a_file_does_not_become_a_part_of_it(server: HubServer, tmp_path: Path) -> None:
+    part = tmp_path / "model-Q8_0.gguf.part"
+    server.sent_instead = b"<html>Please log in.</html>"
+    for there in (b"", CONTENT[:10]):
+        part.write_bytes(there)
+        with pytest.raises(EdgeError) as caught:
+            download(tmp_path, "model-Q8_0.gguf")
+        assert caught.value.message == (
+            "model-Q8_0.gguf of org/model has 10.2 kB, and 27 bytes arrived: something between this machine and the hub"
+            " answers in its place."
+        )
+        assert "login" in caught.value.hint
+        assert part.read_bytes() == there
+    server.sent_instead = None
+    download(tmp_path, "model-Q8_0.gguf")
+    assert (tmp_path / "model-Q8_0.gguf").read_bytes() == CONTENT
+
+
+def test_file_larger_than_the_hub_gives_is_refused_before_the_first_byte(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "MAX_HTTP_DOWNLOAD_SIZE", 9000)
+    with pytest.raises(EdgeError) as caught:
+        download(tmp_path, "model-Q8_0.gguf")
+    assert caught.value.message == (
+        "model-Q8_0.gguf of org/model has 10.2 kB: more than the 9.00 kB of a file that the hub gives over HTTP."
+    )
+    assert "hf download org/model model-Q8_0.gguf" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_disk_without_the_room_is_noticed_before_the_first_byte(
     server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
