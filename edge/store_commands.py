@@ -58,8 +58,8 @@ def pull(
             raise EdgeError("--quant and --bundle are for one model.", hint="Name it before the options.")
         records = _pulled_as_locked(lock)
     else:
-        if bundle is not None and bundle.exists():
-            raise EdgeError(f"{bundle} exists already.", hint="Remove it, or name another file.")
+        if bundle is not None:
+            _check_bundle_place(bundle)
         records = [_pulled(reference, quant, lock)]
         if bundle is not None:
             _pack(store, records[0], bundle)
@@ -138,6 +138,14 @@ def _pulled_as_locked(lock: Path) -> list[Record]:
     from edge.models import puller
 
     return pull_all(puller(), lock)
+
+
+def _check_bundle_place(bundle: Path) -> None:
+    """EdgeError before gigabytes are downloaded that could not be packed there."""
+    if bundle.exists():
+        raise EdgeError(f"{bundle} exists already.", hint="Remove it, or name another file.")
+    if not bundle.absolute().parent.is_dir():
+        raise EdgeError(f"There is no folder for {bundle}.", hint="Make it, or name another file.")
 
 
 def _pack(store: Store, record: Record, bundle: Path) -> None:

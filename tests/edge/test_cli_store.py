@@ -115,6 +115,7 @@ def test_model_moves_in_a_bundle_between_two_empty_machines(
         (["--lock", "f", "--bundle", "b"], "--quant and --bundle are for one model.", "Name it before"),
         (["--lock", "absent"], "The lockfile absent cannot be read: No such file", "makes one"),
         (["org/model", "--bundle", "x.gguf"], "x.gguf exists already.", "name another file"),
+        (["org/model", "--bundle", "absent/b"], "There is no folder for absent/b.", "Make it, or name another file."),
         (["org/model", "--from-bundle", "b"], "--from-bundle takes all there is from the bundle.", "Leave the other"),
         (["org/absent"], "There is no model org/absent", ""),
         (["nonsense"], "There is no model 'nonsense': no such file or directory", "org/name[:QUANT]"),
@@ -127,6 +128,7 @@ def test_pull_refuses_what_makes_no_sense(
     (tmp_path / "x.gguf").write_text("mine")
     outcome = edge_command("pull", *arguments)
     assert outcome.code == 1
+    assert not list((tmp_path / "store").rglob("*.gguf"))
     assert message in outcome.err
     assert hint in outcome.err
     assert outcome.out == ""
