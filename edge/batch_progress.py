@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from edge.batch import Totals
+from edge.quantities import counted
 from edge.terminal import note
 
 if TYPE_CHECKING:
@@ -75,9 +76,9 @@ class BarDisplay:
 
 def summary(totals: Totals) -> str:
     """What a batch came to, in one line."""
-    lines = f"{totals.lines:,} {'line' if totals.lines == 1 else 'lines'}"
+    written = counted(totals.completion_tokens, "token")
     return (
-        f"{lines} in {duration_text(totals.seconds)}: {totals.completion_tokens:,} tokens,"
+        f"{counted(totals.lines, 'line')} in {duration_text(totals.seconds)}: {written},"
         f" {totals.tokens_per_second:.0f} tokens/s;"
         f" {totals.cached_share:.0%} of {totals.prompt_tokens:,} prompt tokens came from the cache"
     )

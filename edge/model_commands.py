@@ -133,7 +133,7 @@ def bake(
     """Compute a system text ahead: conversations that begin with it then start at once."""
     from edge.bake import bake, baked_path
     from edge.gguf_file import read_gguf
-    from edge.quantities import size_text
+    from edge.quantities import counted, size_text
     from edge.results import print_result
 
     text = _system_text(system, system_file)
@@ -142,7 +142,7 @@ def bake(
         tokens = bake(engine, text, path)
     n_bytes = path.stat().st_size
     document = {"path": str(path), "tokens": tokens, "bytes": n_bytes}
-    print_result(document, f"{path}\n  {tokens:,} tokens, {size_text(n_bytes)}", as_json)
+    print_result(document, f"{path}\n  {counted(tokens, 'token')}, {size_text(n_bytes)}", as_json)
 
 
 def _system_text(system: str | None, system_file: Path | None) -> str:

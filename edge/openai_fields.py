@@ -149,7 +149,8 @@ def refusal(path: str, value: object, rule: str) -> BodyError:
 def shown(value: object) -> str:
     """A value as it stands in JSON, cut where it is long."""
     if isinstance(value, dict | list):
-        return f"{'an object' if isinstance(value, dict) else 'a list'} with {len(value)} members"
+        kind = "an object" if isinstance(value, dict) else "a list"
+        return f"{kind} with {len(value)} member{'s' * (len(value) != 1)}"
     if isinstance(value, int) and abs(value) >= 10**_MAX_SHOWN_CHARACTERS:
         return "an integer with very many digits"
     return shortened(json.dumps(value, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""Numbers as people read and write them: 5.76 GB, 9.24 B, 49,152."""
+"""Numbers as people read and write them: 5.76 GB, 9.24 B, 49,152 tokens."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def count_text(count: int) -> str:
         if count >= unit:
             return f"{_three_digits(count / unit)} {letter}"
     return f"{count:,}"
+
+
+def counted(count: int, thing: str) -> str:
+    """So many of a thing: 1 token, 1,224 tokens."""
+    return f"{count:,} {thing}{'s' * (count != 1)}"
 
 
 def _three_digits(value: float) -> str:

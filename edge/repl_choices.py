@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edge.chat_settings import change_setting, changed_settings, setting_names, shown_setting
 from edge.errors import EdgeError
+from edge.quantities import counted
 from edge.repl_input import read_text
 from edge.repl_output import passing_note, say, silent_keyboard
 from edge.repl_talk import Outcome, Talk
@@ -93,7 +94,7 @@ def model(talk: Talk, argument: str) -> Outcome:
         talk.chat.use(talk.models.engine)
         talk.shelf.use_model()
         turns = len(talk.chat.questions)
-        kept = f" The conversation goes on, {turns} turn{'s' * (turns != 1)} to be read by it." if turns else ""
+        kept = f" The conversation goes on, {counted(turns, 'turn')} to be read by it." if turns else ""
         say(f"{_model_line(talk)}{kept}")
     else:
         say(_model_line(talk))
@@ -126,13 +127,13 @@ def stats(talk: Talk, argument: str) -> Outcome:
         ("Session", talk.shelf.name or "none"),
         ("Context", f"{used:,} of {chat.context_tokens:,} tokens"),
         ("Turns", f"{len(chat.questions)}"),
-        ("Left out", f"{chat.left_out} messages" if chat.left_out else ""),
+        ("Left out", counted(chat.left_out, "message") if chat.left_out else ""),
         ("Branches", f"{len(chat.branches.others) + 1}" if chat.branches.others else ""),
         ("Answers", f"{len(done)}"),
-        ("Prompts", f"{read:,} tokens, {cached:,} of them from the cache" if read else ""),
-        ("Written", f"{written:,} tokens" if written else ""),
-        ("Forced", f"{forced:,} tokens by the schema" if forced else ""),
-        ("Guessed", f"{drafted:,} tokens, {accepted:,} of them right" if drafted else ""),
+        ("Prompts", f"{counted(read, 'token')}, {cached:,} of them from the cache" if read else ""),
+        ("Written", counted(written, "token") if written else ""),
+        ("Forced", f"{counted(forced, 'token')} by the schema" if forced else ""),
+        ("Guessed", f"{counted(drafted, 'token')}, {accepted:,} of them right" if drafted else ""),
         ("Speed", f"{median(rates):.1f} tokens/s (median)" if rates else ""),
         ("First token", f"{median(firsts):.2f} s (median)" if firsts else ""),
     ]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from math import ceil
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from edge.quantities import counted
 from edge.request import Completion
 from edge.session_list import one_line
 from edge.tables import printable
@@ -171,7 +172,7 @@ def summary(completion: Completion, context_tokens: int, columns: int = 0) -> st
     is_full = completion.finish_reason == "length" and used >= context_tokens
     end = "cut off as the context is full" if is_full else _ENDS.get(completion.finish_reason, "")
     long = (
-        f"{usage.completion_tokens} token{'s' * (usage.completion_tokens != 1)}",
+        counted(usage.completion_tokens, "token"),
         f"{rate:.1f} tokens/s" if rate else "",
         f"first after {timing.first_token_seconds:.2f} s" if usage.completion_tokens else "",
         f"context {used} / {context_tokens}",

@@ -9,7 +9,7 @@ from pathlib import Path
 from edge.branches import shared_messages
 from edge.clipboard import copy
 from edge.errors import EdgeError
-from edge.quantities import size_text
+from edge.quantities import counted, size_text
 from edge.repl_input import read_text
 from edge.repl_output import note_columns, say
 from edge.repl_talk import Attachment, Outcome, Say, Talk
@@ -72,7 +72,7 @@ def branch(talk: Talk, argument: str) -> Outcome:
         marker = "*" if number == chat.branches.position + 1 else " "
         turn = fork // 2 + 1
         turns = sum(message.role == "user" for message in line)
-        head = f"{marker} {number}  {turns} turn{'s' * (turns != 1)}; "
+        head = f"{marker} {number}  {counted(turns, 'turn')}; "
         said = [message.content for message in line[2 * turn - 2 :][:2]]
         say(f"{head}turn {turn}: {_exchange(said, len(head))}" if said else f"{head}there is no turn {turn}")
     return None
@@ -123,11 +123,11 @@ def read(talk: Talk, argument: str) -> Outcome:
     if tokens >= talk.chat.context_tokens:
         talk.attachments.pop()
         raise EdgeError(
-            f"{path.name} takes {tokens - before:,} tokens, with {before:,} before it;"
+            f"{path.name} takes {counted(tokens - before, 'token')}, with {before:,} before it;"
             f" the context holds {talk.chat.context_tokens:,}.",
             hint="Take the part of it that matters, or ask for a longer context with --ctx.",
         )
-    say(f"{path.name}: {tokens - before:,} tokens, part of the next message.")
+    say(f"{path.name}: {counted(tokens - before, 'token')}, part of the next message.")
     return None
 
 

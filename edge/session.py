@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from edge.chat import Chat
 from edge.errors import EdgeError
 from edge.prefix_file import SUFFIX, open_prefix, write_private
+from edge.quantities import counted
 from edge.session_record import SessionModel, SessionRecord, read_record
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class KeptChat:
         if record.model.template != self._model.template:
             said = replace(said, tokens=())
         self._chat.resume(said, record.sampling)
-        return f"{len(said.messages)} message{'s' * (len(said.messages) != 1)}"
+        return counted(len(said.messages), "message")
 
     def load_state(self) -> str:
         """Give the engine what was computed of what was said; gives why it has to be computed again, if it has to."""

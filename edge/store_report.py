@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.quantities import size_text
+from edge.quantities import counted, size_text
 from edge.store import Removal, Store
 from edge.store_record import Record, Source, files_to_json
 from edge.tables import cell, table
@@ -64,7 +64,7 @@ def render_list(store: Store) -> list[Table | Text]:
             rows.add_row(*map(cell, (*texts, record.licence or "unknown")))
         shown.append(rows)
     total = sum(record.size_bytes for record in records)
-    count = f"{len(records)} model{'' if len(records) == 1 else 's'}, {size_text(total)}" if records else "No models"
+    count = f"{counted(len(records), 'model')}, {size_text(total)}" if records else "No models"
     shown.append(cell(f"{count} in {store.folder}"))
     if unfinished:
         n_bytes = sum(path.stat().st_size for path in unfinished)

@@ -19,6 +19,7 @@ from uuid import uuid4
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge.errors import EdgeError
+from edge.quantities import counted
 from edge.server.errors import UNEXPECTED, Problem, RefusedError, body_of, problem_of
 from edge.server.metrics import Metrics
 from edge.server.security import Access
@@ -139,7 +140,7 @@ class Gate:
             )
         if self._doors.open_requests > self._settings.max_open_requests:
             raise RefusedError(
-                f"{self._settings.max_open_requests} requests are being answered, and no more than that may.",
+                f"No more than {counted(self._settings.max_open_requests, 'request')} may be answered at once.",
                 hint="Try again when some are answered.",
                 status=429,
                 code="too_many_requests",
@@ -309,7 +310,7 @@ class _UntilGone:
 
 def _too_large(limit: int) -> RefusedError:
     return RefusedError(
-        f"The request has more than {limit:,} bytes.", hint="Send less.", status=413, code="request_too_large"
+        f"The request has more than {counted(limit, 'byte')}.", hint="Send less.", status=413, code="request_too_large"
     )
 
 

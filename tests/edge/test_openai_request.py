@@ -170,6 +170,7 @@ def test_null_is_as_good_as_absent() -> None:
         ),
         ({"temperature": float("inf")}, ("temperature", "temperature is Infinity.", "It must be a number.")),
         ({"top_p": 7}, ("top_p", "top_p is 7.0.", "top_p must be above 0 and at most 1.")),
+        ({"top_k": [1]}, ("top_k", "top_k is a list with 1 member.", "It must be an integer of at least -1.")),
         ({"top_k": 1.5}, ("top_k", "top_k is 1.5.", "It must be an integer of at least -1.")),
         ({"top_k": -1}, ("top_k", "top_k is -1.", "top_k must be at least 0 (0 switches it off).")),
         ({"max_tokens": 0}, ("max_tokens", "max_tokens is 0.", "It must be an integer of at least 1.")),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from edge.errors import EdgeError
-from edge.quantities import count_text, parse_size, size_text
+from edge.quantities import count_text, counted, parse_size, size_text
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,8 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         parse_size(text)
     assert caught.value.message == f"{text!r} is not a size."
     assert caught.value.hint == "Write it with a unit, such as 2GB or 500M."
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 tokens"), (1, "1 token"), (1224, "1,224 tokens")])
+def test_one_of_a_thing_is_not_several(count: int, text: str) -> None:
+    assert counted(count, "token") == text

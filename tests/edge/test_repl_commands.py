@@ -381,6 +381,11 @@ def test_stats_add_up_what_answers_took(capsys: Captured) -> None:
     assert ["Speed", "3.0 tokens/s (median)"] in rows
 
 
+def test_stats_of_one_token_are_in_the_singular(capsys: Captured) -> None:
+    talk_with(FakeEngine(["one"]), "Hi", "/stats")
+    assert ["Written", "1 token"] in [line.rstrip().split(maxsplit=1) for line in notes(capsys)]
+
+
 def test_stats_of_a_chat_without_answers_are_short(capsys: Captured) -> None:
     talk_with(FakeEngine(), "/stats")
     text = "\n".join(notes(capsys))

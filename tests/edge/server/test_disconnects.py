@@ -144,7 +144,7 @@ def test_more_requests_than_are_let_in_are_refused(serve_live: ServeLive) -> Non
     eventually(lambda: len(engine.streams) == 1)
     refused = httpx2.post(server.url + "/v1/chat/completions", json=ASK)
     assert refused.status_code == 429
-    assert refused.json()["error"]["message"].startswith("1 requests are being answered, and no more than that may.")
+    assert refused.json()["error"]["message"].startswith("No more than 1 request may be answered at once.")
     assert httpx2.get(server.url + "/health").status_code == 200
     connection.close()
 
