@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 
 from edge.errors import EdgeError
+from edge.server.app import ROUTERS
 from edge.server.background import BackgroundServer
 from edge.server.security import Access, make_key, read_keys
 from edge.server.server_settings import ServerSettings
@@ -38,8 +40,12 @@ def test_defaults_bound_everything_that_a_request_brings() -> None:
     assert settings.body_seconds <= 60
     assert settings.max_messages <= 10_000
     assert settings.max_choices <= 64
+    assert settings.max_inputs <= 10_000
     assert settings.answer_seconds <= 3600
     assert settings.max_open_requests <= 4096
+    assert settings.drain_seconds <= 300
+    assert settings.max_sessions <= 1000
+    assert settings.max_session_bytes <= 16 << 30
 
 
 def test_defaults_allow_no_page_and_no_other_name_and_log_no_prompt() -> None:
@@ -189,6 +195,19 @@ def test_only_whether_the_server_lives_is_told_without_a_key(serve: Serve) -> No
     assert client.get("/ready").status_code == 503
 
 
+def test_every_other_route_asks_for_the_key(serve: Serve) -> None:
+    client = serve(api_keys=("secret",))
+    open_paths = {"/", "/health", "/ready", "/page/{name}"}
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    closed = [route for route in routes if route.path_format not in open_paths]
+    assert len(closed) >= 17
+    for route in closed:
+        for method in route.methods:
+            assert client.request(method, route.path_format.format(name="fake")).status_code == 401, route.path_format
+    for path in ("/page", "/pages/main.js", "/healthy", "/ready/", "/openapi.json"):
+        assert client.get(path).status_code == 401, path
+
+
 @pytest.mark.parametrize("path", ["//v1/models", "/health/../v1/models", "/page/../v1/models", "/health/", "/HEALTH"])
 def test_paths_that_look_open_are_not(serve: Serve, path: str) -> None:
     response = serve(api_keys=("secret",)).get(f"http://localhost{path}")
@@ -243,7 +262,13 @@ def test_key_file_without_keys_is_refused(tmp_path: Path) -> None:
 # Sizes
 
 
-def test_body_beyond_the_limit_is_refused_unread(serve: Serve) -> None:
+def test_body_that_says_it_is_too_long_is_not_waited_for(serve_live: ServeLive) -> None:
+    server = serve_live(max_body_bytes=100, body_seconds=2)
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 101\r\n\r\n"
+    assert raw_answer(server, head.encode()).startswith(b"HTTP/1.1 413 ")
+
+
+def test_body_beyond_the_limit_is_refused(serve: Serve) -> None:
     response = serve(max_body_bytes=100).post(CHAT, content=b"x" * 101)
     assert response.status_code == 413
     assert response.json()["error"]["message"] == "The request has more than 100 bytes. Send less."

@@ -46,6 +46,7 @@ def test_without_options_it_serves_this_machine_only(edge_command: Command, star
     assert outcome.err == ""
     (source,) = started.pool.sources
     assert (source.name, source.path, source.settings.parallel) == ("llama3", tiny_gguf, 4)
+    assert source.settings.queue_limit <= 1000
     assert source.memory_bytes > 0
 
 

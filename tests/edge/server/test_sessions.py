@@ -25,7 +25,7 @@ def test_session_is_gone_on_with_after_a_restart(serve: Serve, tmp_path: Path, i
     assert serve(first, sessions_folder=folder).post(CHAT, json=body).status_code == 200
     (file,) = folder.iterdir()
     assert (file.suffix, len(file.stem)) == (".prefix", 64)
-    assert file.stat().st_mode & 0o077 == 0
+    assert (file.stat().st_mode | folder.stat().st_mode) & 0o077 == 0
     assert serve(second, sessions_folder=folder).post(CHAT, json=body).status_code == 200
     prompt = first.requests[0].prompt_tokens
     assert second.loaded_tokens[: len(prompt)] == prompt
