@@ -86,10 +86,7 @@ def compare_records(
     for record in new:
         earlier = _find(record.model, old, source)
         _check_settings(record.settings, earlier, source)
-        if not is_same_machine(dict(record.machine), dict(earlier.machine)):
-            notes.append(f"{source.name} was measured on another machine: {earlier.machine['cpu']['name']}.")
-        if record.machine["versions"] != earlier.machine["versions"]:
-            notes.append(f"Versions differ: {_differences(record, earlier)}.")
+        notes += _differences(record, earlier, source)
         pairs, left_out = _pairs(record, earlier, source)
         notes += left_out
         found = [_change(record.model.label, metric, before, threshold) for metric, before in pairs]
@@ -150,7 +147,22 @@ def _check_settings(settings: Mapping[str, Any], earlier: Record, source: Path) 
             )
 
 
-def _differences(record: Record, earlier: Record) -> str:
+def _differences(record: Record, earlier: Record, source: Path) -> list[str]:
+    """What else than edge may have changed the figures."""
+    notes = []
+    was, now = (f"{each.model.name}, {each.model.file_bytes:,} bytes" for each in (earlier, record))
+    if was != now:
+        notes.append(
+            f"Both are {record.model.quantization} of one architecture and size, but the file was {was}; now it is {now}."
+        )
+    if not is_same_machine(dict(record.machine), dict(earlier.machine)):
+        notes.append(f"{source.name} was measured on another machine: {earlier.machine['cpu']['name']}.")
+    if record.machine["versions"] != earlier.machine["versions"]:
+        notes.append(f"Versions differ: {_version_differences(record, earlier)}.")
+    return notes
+
+
+def _version_differences(record: Record, earlier: Record) -> str:
     old, new = earlier.machine["versions"], record.machine["versions"]
     return ", ".join(
         f"{name} {old.get(name, 'none')} -> {new.get(name, 'none')}"

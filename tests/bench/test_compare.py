@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,16 @@ def test_a_file_of_another_model_is_refused() -> None:
         compare_records([make_record("Q4_0")], [make_record("Q8_0")], EARLIER)
     assert caught.value.message == "earlier.jsonl has results of model-Q8_0 (Q8_0), not of model-Q4_0 (Q4_0)."
     assert caught.value.hint == "Compare with a run of the same model and quantization."
+
+
+def test_a_file_of_a_model_of_another_name_or_size_is_said() -> None:
+    new = make_record()
+    old = replace(new, model=replace(new.model, name="tuned-Q4_0", file_bytes=92_000_001))
+    assert compare_records([new], [new], EARLIER).notes == ()
+    assert compare_records([new], [old], EARLIER).notes == (
+        "Both are Q4_0 of one architecture and size, but the file was tuned-Q4_0, 92,000,001 bytes;"
+        " now it is model-Q4_0, 92,000,000 bytes.",
+    )
 
 
 def test_a_file_of_other_settings_is_refused_before_anything_is_measured() -> None:
