@@ -129,7 +129,7 @@ def check_comparable(
 def _find(model: ModelRecord, old: Sequence[Record], source: Path) -> Record:
     matching = [each for each in old if each.model.is_same_as(model)]
     if matching:
-        return matching[-1]
+        return ([each for each in matching if each.model.name == model.name] or matching)[-1]
     there = ", ".join(dict.fromkeys(each.model.label for each in old))
     raise EdgeError(
         f"{source} has results of {there}, not of {model.label}.",
@@ -152,9 +152,7 @@ def _differences(record: Record, earlier: Record, source: Path) -> list[str]:
     notes = []
     was, now = (f"{each.model.name}, {each.model.file_bytes:,} bytes" for each in (earlier, record))
     if was != now:
-        notes.append(
-            f"Both are {record.model.quantization} of one architecture and size, but the file was {was}; now it is {now}."
-        )
+        notes.append(f"The file was {was}; now it is {now}.")
     if not is_same_machine(dict(record.machine), dict(earlier.machine)):
         notes.append(f"{source.name} was measured on another machine: {earlier.machine['cpu']['name']}.")
     if record.machine["versions"] != earlier.machine["versions"]:

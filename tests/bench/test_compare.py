@@ -109,9 +109,15 @@ def test_a_file_of_a_model_of_another_name_or_size_is_said() -> None:
     old = replace(new, model=replace(new.model, name="tuned-Q4_0", file_bytes=92_000_001))
     assert compare_records([new], [new], EARLIER).notes == ()
     assert compare_records([new], [old], EARLIER).notes == (
-        "Both are Q4_0 of one architecture and size, but the file was tuned-Q4_0, 92,000,001 bytes;"
-        " now it is model-Q4_0, 92,000,000 bytes.",
+        "The file was tuned-Q4_0, 92,000,001 bytes; now it is model-Q4_0, 92,000,000 bytes.",
     )
+
+
+def test_of_several_models_alike_the_one_of_the_same_name_is_compared() -> None:
+    new = make_record(samples={DECODE: OLD})
+    other = make_record(samples={DECODE: [1.0, 2.0, 3.0, 4.0, 5.0]})
+    other = replace(other, model=replace(other.model, name="tuned-Q4_0"))
+    assert {change.ratio for change in compare_records([new], [new, other], EARLIER).changes} == {1.0}
 
 
 def test_a_file_of_other_settings_is_refused_before_anything_is_measured() -> None:
