@@ -38,8 +38,7 @@ def run_measured(command: Sequence[str], *, folder: Path, environment: Mapping[s
         raise EdgeError("Peak memory of a command cannot be measured on this system.", hint="Use Linux or macOS.")
     with tempfile.TemporaryDirectory() as scratch, _DiskWatch(folder) as disk:
         report = Path(scratch) / "report"
-        launch = [sys.executable, "-I", "-S", str(_LAUNCH), str(report), *command]
-        output = _run(launch, {**os.environ, **(environment or {})})
+        output = _run([str(report), *command], {**os.environ, **(environment or {})})
         figures = report.read_text(encoding="ascii").split() if report.exists() else []
     if not figures or int(figures[3]) != 0:
         lines = output.decode("utf-8", "replace").splitlines()[-_ERROR_LINES:]
@@ -48,21 +47,27 @@ def run_measured(command: Sequence[str], *, folder: Path, environment: Mapping[s
     return Measurement(float(figures[0]), float(figures[1]), int(figures[2]), disk.peak_bytes)
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str]) -> bytes:
-    """What a command prints. It and all that it started end when waiting for it is interrupted."""
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        env=environment,
-        start_new_session=True,
-    ) as process:
-        try:
-            return process.communicate()[0]
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+def _run(launched: Sequence[str], environment: Mapping[str, str]) -> bytes:
+    """What a command prints. It and all that it started end when the wait is interrupted, or this process dies."""
+    lifeline, held = os.pipe()
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_LAUNCH), str(lifeline), *launched],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            pass_fds=[lifeline],
+            start_new_session=True,
+        ) as process:
+            try:
+                return process.communicate()[0]
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+    finally:
+        os.close(lifeline)
+        os.close(held)
 
 
 class _DiskWatch:

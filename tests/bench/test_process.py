@@ -85,6 +85,25 @@ def test_a_command_ends_when_waiting_for_it_is_interrupted(tmp_path: Path, monke
         assert time.monotonic() < deadline
 
 
+def test_a_command_ends_with_the_process_that_measures_it(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    code = f"import os, pathlib, time; pathlib.Path({str(started)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    measuring = f"""
+import pathlib, sys
+from bench.process import run_measured
+run_measured([sys.executable, "-c", {code!r}], folder=pathlib.Path({str(tmp_path)!r}))
+"""
+    with subprocess.Popen(python(measuring)) as process:
+        deadline = time.monotonic() + 20
+        while not started.exists() or not started.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    while is_running(int(started.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def is_running(process_id: int) -> bool:
     try:
         return psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
