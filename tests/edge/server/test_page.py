@@ -45,6 +45,15 @@ def test_page_may_load_and_send_nothing_elsewhere(serve: Serve) -> None:
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("path", ["/", "/page/main.js"])
+def test_page_is_kept_apart_from_others_in_old_browsers_too(serve: Serve, path: str) -> None:
+    headers = serve().get(path).headers
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cross-origin-opener-policy"] == headers["cross-origin-resource-policy"] == "same-origin"
+
+
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     "name", ["notes.txt", "../outside.js", "..%2foutside.js", "%2e%2e/outside.js", "....//outside.js", "/etc/passwd"]
 )
