@@ -20,7 +20,16 @@ def test_every_name_that_edge_offers_resolves(name: str) -> None:
 
 
 def test_names_that_the_documents_promise_are_offered() -> None:
-    promised = {"Chat", "Constraint", "EdgeError", "Engine", "Message", "ModelSettings", "Request", "SamplingSettings"}
+    promised = {
+        "Chat",
+        "Constraint",
+        "EdgeError",
+        "Engine",
+        "Message",
+        "ModelSettings",
+        "Request",
+        "SamplingSettings",
+    } | {"Server", "ServerSettings"}
     assert promised <= set(dir(edge))
     assert callable(convert.convert_checkpoint)
 

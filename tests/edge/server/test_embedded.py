@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 
 from edge import EdgeError, ModelSettings, Server, ServerSettings
@@ -36,8 +37,9 @@ def test_model_is_served_to_who_has_the_key_and_to_nobody_after_the_block(tiny_g
         assert httpx2.post(server.url + CHAT, json=ASK).status_code == 401
         assert ask(server, model=server.model).json()["model"] == "llama3"
         assert [model["context_tokens"] for model in models(server)] == [256]
-    host, port = server.url.removeprefix("http://").split(":")
-    assert host == "127.0.0.1"
+        host, port = server.url.removeprefix("http://").split(":")
+        sockets = psutil.Process().net_connections("tcp")
+        assert {each.laddr.ip for each in sockets if each.laddr.port == int(port)} == {"127.0.0.1"}
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)), timeout=1)
 
