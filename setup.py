@@ -1,4 +1,4 @@
-"""Builds the optional C module; everything else about the package is in pyproject.toml."""
+"""Builds the optional C modules; everything else about the package is in pyproject.toml."""
 
 import platform
 from pathlib import Path
@@ -17,6 +17,12 @@ setup(
             depends=sorted(map(str, Path("convert/encoder").glob("*.h"))),
             extra_compile_args=["-O3", "-g0", *UNFUSED, "-fno-math-errno", "-Wno-psabi"],
             optional=True,  # without a compiler ggml's own functions are used
-        )
+        ),
+        Extension(
+            "edge.native._candidates",
+            sources=["edge/native/candidates.c"],
+            extra_compile_args=["-O3", "-g0", "-Wno-psabi"],
+            optional=True,  # without a compiler numpy is used
+        ),
     ]
 )

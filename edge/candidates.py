@@ -1,12 +1,18 @@
 """Finds the highest of a great many logits, without sorting or copying them.
 
-Knows nothing of sampling: logits go in, token ids come out.
+Knows nothing of sampling: logits go in, token ids come out. The C module of native/candidates.c reads the logits once;
+numpy does the work where it could not be compiled.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+
+try:
+    from edge.native import _candidates
+except ImportError:  # no compiler when edge was installed: numpy takes twice as long
+    _candidates = None  # type: ignore[assignment]
 
 Logits = npt.NDArray[np.float32]
 TokenIds = npt.NDArray[np.intp]
@@ -20,6 +26,7 @@ _SAMPLED_TOKENS = 2048
 _LARGEST_SAMPLED = 1 << 17
 """Of larger vocabularies, to compare each logit with a bar takes longer than the maxima of groups."""
 _MANY_TOKENS = 4096
+_NATIVE_GROUP_TOKENS = 64
 
 
 def likely_tokens(logits: Logits, count: int) -> TokenIds:
@@ -27,8 +34,20 @@ def likely_tokens(logits: Logits, count: int) -> TokenIds:
 
     If fewer than `count` logits are above -inf, as many of the others are among them as it takes to make up the number.
     """
+    found = _found_natively(logits, count)
+    if found is not None:
+        return found
     sampled = _above_sample(logits, count) if len(logits) <= _LARGEST_SAMPLED else None
     return _above_groups(logits, count) if sampled is None else sampled
+
+
+def _found_natively(logits: Logits, count: int) -> TokenIds | None:
+    """What the C module finds; None without it, if there are not enough numbers, or a great many equals."""
+    if _candidates is None or not 1 <= count <= len(logits) or not logits.flags.c_contiguous:
+        return None
+    maxima, found = np.empty(len(logits) // _NATIVE_GROUP_TOKENS, np.float32), np.empty(_MANY_TOKENS, np.int64)
+    written = _candidates.likely_tokens(logits, count, maxima, found)
+    return found[:written] if written >= 0 else None
 
 
 def _above_sample(logits: Logits, count: int) -> TokenIds | None:

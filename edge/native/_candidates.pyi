@@ -1,0 +1,5 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+def likely_tokens(logits: NDArray[Any], count: int, maxima: NDArray[Any], found: NDArray[Any], /) -> int: ...
