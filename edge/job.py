@@ -17,6 +17,7 @@ from edge.llama.sampler import Sampler
 from edge.llama.vocab import Vocab
 from edge.logprobs import token_logprobs
 from edge.matcher import Matcher
+from edge.outbox import Outbox
 from edge.request import (
     AdapterChoice,
     Delivery,
@@ -65,7 +66,7 @@ class Job:
         limit_tokens: int,
         context_tokens: int,
         matcher: Matcher | None,
-        outbox: list[tuple[Stream, Delivery]],
+        outbox: Outbox,
     ) -> None:
         self.request = request
         self.prompt = request.prompt_tokens
@@ -146,6 +147,8 @@ class Job:
         if token in self._ends:
             return "stop"
         reason = self._append(map(self._accepted, choice.tokens), choice.logprobs)
+        if self._matcher is None:
+            return reason
         return reason or self._append(self._forced(), _FORCED)
 
     @property
@@ -182,7 +185,7 @@ class Job:
 
     def _deliver(self, delivery: Delivery) -> None:
         """Events wait until the loop has nothing else to do: whoever is woken by one wants the interpreter's lock."""
-        self._outbox.append((self.stream, delivery))
+        self._outbox.put(self.stream, delivery)
 
     def close(self) -> None:
         if self._sampler:

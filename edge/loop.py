@@ -23,8 +23,9 @@ from edge.job import Drafting, Job
 from edge.llama.context import Batch, CacheFullError, Context
 from edge.llama.model import Model
 from edge.matcher import Matcher
+from edge.outbox import Outbox
 from edge.prefix_cache import PrefixCache
-from edge.request import Delivery, FinishReason, Request
+from edge.request import FinishReason, Request
 from edge.settings import ModelSettings
 from edge.slot import AdapterSet, Slot, common_prefix
 from edge.step_times import StepTimes
@@ -89,7 +90,7 @@ class Loop:
         self._batch = Batch(context.batch_tokens, settings.parallel)
         self._step_times = StepTimes()
         self._waiting = WaitingRequests()
-        self._outbox: list[tuple[Stream, Delivery]] = []
+        self._outbox = Outbox()
         self._arrivals: queue.SimpleQueue[Job | ThreadCall[object] | None] = queue.SimpleQueue()
         self._compiler: ConstraintCompiler | None = None
         self._compiler_lock = threading.Lock()
@@ -182,7 +183,7 @@ class Loop:
         """Take arrivals in; wait for one if there is nothing else to do."""
         if self.is_busy and self._arrivals.empty():
             return
-        self._deliver()
+        self._outbox.deliver()
         while not self.is_busy or not self._arrivals.empty():
             arrival = self._arrivals.get()
             if arrival is None:
@@ -192,17 +193,11 @@ class Loop:
             else:
                 arrival.run()
 
-    def _deliver(self) -> None:
-        """Hand over what has happened since the last time."""
-        for stream, delivery in self._outbox:
-            stream.deliver(delivery)
-        self._outbox.clear()
-
     def _step(self) -> None:
         self._drop_ended()
         self._admit()
         fed = self._fill_batch()
-        self._deliver()  # just before the decode, which leaves the interpreter to those who are woken
+        self._outbox.deliver()  # just before the decode, which leaves the interpreter to those who are woken
         if not fed:
             return
         started = time.perf_counter()
@@ -344,6 +339,8 @@ class Loop:
         while outcome is None and not job.pending:
             index = fed.guesses_index + right - 1 if right else fed.index
             outcome = _outcome_of(job, self._context.logits(index))
+            if not fed.guesses:
+                break
             matching = common_prefix(job.pending, fed.guesses[right:])
             self.prefixes.computed(fed.slot, job.pending[:matching])
             del job.pending[:matching]
@@ -391,7 +388,7 @@ class Loop:
                 self._fail(job, error)
             else:
                 self._finish(job, "cancelled")
-        self._deliver()
+        self._outbox.close()
 
 
 def _outcome_of(job: Job, logits: npt.NDArray[np.float32]) -> FinishReason | EdgeError | None:
