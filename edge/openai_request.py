@@ -126,7 +126,7 @@ def parse_options(body: Fields, messages: Callable[[], tuple[BodyMessage, ...]] 
         tools=tools,
         tool_choice=tool_choice,
         parallel_tool_calls=True if parallel_tool_calls is None else parallel_tool_calls,
-        session=_session(body),
+        session=parse_session(body),
     )
 
 
@@ -275,7 +275,8 @@ def _template_variables(body: Fields) -> dict[str, Any]:
     return variables.members
 
 
-def _session(body: Fields) -> str | None:
+def parse_session(body: Fields) -> str | None:
+    """The name of the session that a body belongs to. BodyError if it is no name."""
     name = body.text("session")
     if name is not None and not re.fullmatch(SESSION_NAME, name):
         raise refusal("session", name, "a name of up to 64 letters, digits, and between them '-', '_' and '.'")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge.server.openapi_schemas import NUCLEUS, Schema
+from edge.server.openapi_schemas import OWN_OPTIONS, Schema
 
 _TEXT: Schema = {"type": "string"}
 _FLAG: Schema = {"type": "boolean"}
@@ -84,11 +84,9 @@ MESSAGES_REQUEST: Schema = {
     "required": ["messages", "max_tokens"],
     "properties": {
         **_COUNTED,
+        **OWN_OPTIONS,
         "max_tokens": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
         "stop_sequences": {"type": "array", "items": {**_TEXT, "minLength": 1}},
-        "temperature": {"type": "number", "minimum": 0},
-        "top_p": {"type": "number", **NUCLEUS},
-        "top_k": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
         "stream": {**_FLAG, "default": False},
         "metadata": {"type": "object", "properties": {"user_id": _TEXT}, "additionalProperties": False},
         "output_config": {

@@ -167,6 +167,15 @@ _OPTIONS: dict[str, Schema] = {
     "priority": {"type": "integer"},
     "deadline_seconds": {"type": "number", "exclusiveMinimum": 0},
 }
+OWN_OPTIONS = {name: _OPTIONS[name] for name in (*_sampling(), "seed", "logit_bias", "lora")}
+"""Ours, which other protocols take under the same names."""
+OWN_REQUEST_OPTIONS = {name: _OPTIONS[name] for name in ("stop", "priority", "deadline_seconds")}
+SESSION: Schema = {
+    **_TEXT,
+    "pattern": f"^{SESSION_NAME}$",
+    "description": "A name, for the tokens of this conversation to be remembered under.",
+}
+TEMPLATE_VALUES: Schema = {"type": "object", "description": "Values that the model's template reads."}
 _FUNCTION_NAME: Schema = {**_TEXT, "pattern": "^[A-Za-z0-9_-]{1,128}$"}
 _TOOL: Schema = {
     "type": "object",
@@ -212,12 +221,8 @@ CHAT_REQUEST: Schema = {
         "tools": {"type": "array", "maxItems": 128, "items": _TOOL},
         "tool_choice": _TOOL_CHOICE,
         "parallel_tool_calls": {**_FLAG, "default": True},
-        "session": {
-            **_TEXT,
-            "pattern": f"^{SESSION_NAME}$",
-            "description": "A name, for the tokens of this conversation to be remembered under.",
-        },
-        "chat_template_kwargs": {"type": "object", "description": "Values that the model's template reads."},
+        "session": SESSION,
+        "chat_template_kwargs": TEMPLATE_VALUES,
         **_OPTIONS,
     },
     "additionalProperties": False,

@@ -12,7 +12,7 @@ from typing import Any
 from edge.constraint import Constraint
 from edge.openai_fields import BodyError, Fields, parse_json, shown
 from edge.openai_messages import BodyMessage
-from edge.openai_request import MAX_TOP_LOGPROBS, ChatBody, parse_options
+from edge.openai_request import MAX_TOP_LOGPROBS, ChatBody, parse_options, parse_session
 from edge.prompt import Role
 from edge.settings import SamplingSettings
 from edge.tools import Tool, ToolSet, make_tool_set, tool_of_fields
@@ -38,7 +38,7 @@ _KNOWN = sorted(
     | _WITHOUT_EFFECT
     | _UNSUPPORTED.keys()
     | {"input", "instructions", "max_output_tokens", "text", "tools", "tool_choice", "parallel_tool_calls", "include"}
-    | {"store", "background", "truncation", "top_logprobs", "stream_options", "stop"}
+    | {"store", "background", "truncation", "top_logprobs", "stream_options", "stop", "session"}
 )
 _LOGPROBS = "message.output_text.logprobs"
 _INCLUDED = (_LOGPROBS, "reasoning.encrypted_content")
@@ -74,6 +74,7 @@ def parse_responses(value: object) -> ResponsesBody:
         max_tokens=body.integer("max_output_tokens", 1),
         logprobs=_logprobs(body),
         constraint=constraint,
+        session=parse_session(body),
     )
     tools = [_tool(Fields(item, path)) for path, item in body.items("tools") or ()]
     repeated = {

@@ -25,17 +25,18 @@ async def responses(request: Request) -> Response:
     value = await json_of(request)
     answering: Answering = request.app.state.answering
     body = await answering.read(lambda: parse_responses(value))
+    owner = request.state.owner
     if body.chat.is_streamed:
-        return await StreamedResponse.of(_frames(answering, body), EVENT_STREAM, event_frame)
-    async with answering.chat(body.chat, body.tools, prompt_field="input") as answers:
+        return await StreamedResponse.of(_frames(answering, body, owner), EVENT_STREAM, event_frame)
+    async with answering.chat(body.chat, body.tools, prompt_field="input", owner=owner) as answers:
         writer = _writer(answers, body)
         async for batch in answers.batches():
             writer.events(event for _, event in batch)
         return JSONResponse(writer.response)
 
 
-async def _frames(answering: Answering, body: ResponsesBody) -> AsyncGenerator[bytes, None]:
-    async with answering.chat(body.chat, body.tools, prompt_field="input") as answers:
+async def _frames(answering: Answering, body: ResponsesBody, owner: str) -> AsyncGenerator[bytes, None]:
+    async with answering.chat(body.chat, body.tools, prompt_field="input", owner=owner) as answers:
         writer = _writer(answers, body)
         async for batch in answers.batches():
             told = b"".join(map(event_frame, writer.events(event for _, event in batch)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge.server.openapi_schemas import NUCLEUS, Schema
+from edge.server.openapi_schemas import OWN_OPTIONS, OWN_REQUEST_OPTIONS, SESSION, TEMPLATE_VALUES, Schema
 
 _TEXT: Schema = {"type": "string"}
 _FLAG: Schema = {"type": "boolean"}
@@ -75,12 +75,14 @@ RESPONSES_REQUEST: Schema = {
     "type": "object",
     "required": ["input"],
     "properties": {
+        **OWN_OPTIONS,
+        **OWN_REQUEST_OPTIONS,
+        "session": SESSION,
+        "chat_template_kwargs": TEMPLATE_VALUES,
         "model": _TEXT,
         "input": {"oneOf": [_TEXT, {"type": "array", "minItems": 1, "items": {"oneOf": [_MESSAGE, _CALL, _RESULT]}}]},
         "instructions": _TEXT,
         "max_output_tokens": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
-        "temperature": {"type": "number", "minimum": 0},
-        "top_p": {"type": "number", **NUCLEUS},
         "text": {"type": "object", "properties": {"format": _FORMAT}, "additionalProperties": False},
         "tools": {
             "type": "array",

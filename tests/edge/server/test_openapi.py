@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
-from edge import ModelSettings, Server, ServerSettings
+from edge import ModelSettings, SamplingSettings, Server, ServerSettings
 from edge.server import ollama_body, ollama_schemas
 from edge.server.app import ROUTERS, create_app
 from edge.server.page import router as page_router
@@ -52,21 +53,32 @@ def test_every_route_but_the_pages_is_described() -> None:
     }
 
 
+@pytest.mark.parametrize("title", ["ChatRequest", "CompletionsRequest", "ResponsesRequest", "MessagesRequest"])
+def test_every_sampling_setting_is_described(title: str) -> None:
+    asked = [operation.definition.raw.get("requestBody") for operation in OPERATIONS]
+    schemas = [body["content"]["application/json"]["schema"] for body in asked if body]
+    (schema,) = (schema for schema in schemas if schema["title"] == title)
+    assert {setting.name for setting in fields(SamplingSettings)} <= schema["properties"].keys()
+
+
 def test_every_option_of_ollama_is_described() -> None:
     assert sorted(ollama_schemas.CHAT_REQUEST["properties"]["options"]["properties"]) == ollama_body._OPTIONS
 
 
 def made_plausible(value: Any) -> Any:
-    """The same with a model that there is and arguments that are JSON: else most requests would end there."""
+    """The same with a model that there is, a question at its end, and arguments that are JSON, as no schema can say."""
     if isinstance(value, list):
         return [made_plausible(item) for item in value]
     if not isinstance(value, dict):
         return value
     fixed = {"model": MODEL, "arguments": "{}"}
-    return {
+    plausible = {
         name: fixed[name] if name in fixed and isinstance(item, str) else made_plausible(item)
         for name, item in value.items()
     }
+    if isinstance(value.get("messages"), list):
+        plausible["messages"].append({"role": "user", "content": "Bees?"})
+    return plausible
 
 
 def is_satisfiable(operation: Any, mode: GenerationMode) -> bool:

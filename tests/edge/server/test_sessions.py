@@ -18,28 +18,35 @@ IN_TRIP = {**ASK, "session": "trip"}
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
-def test_session_is_gone_on_with_after_a_restart(serve: Serve, tmp_path: Path, is_streamed: bool) -> None:
+@pytest.mark.parametrize(("path", "asked"), [(CHAT, ASK), ("/v1/responses", {"input": "Hi"})])
+def test_session_is_gone_on_with_after_a_restart(
+    serve: Serve, tmp_path: Path, path: str, asked: dict[str, Any], is_streamed: bool
+) -> None:
     folder = tmp_path / "kept"
-    body = {**IN_TRIP, "stream": is_streamed}
+    body = {**asked, "session": "trip", "stream": is_streamed}
     first, second = ServedFake(["one"]), ServedFake(["two"])
-    assert serve(first, sessions_folder=folder).post(CHAT, json=body).status_code == 200
+    assert serve(first, sessions_folder=folder).post(path, json=body).status_code == 200
     (file,) = folder.iterdir()
     assert (file.suffix, len(file.stem)) == (".prefix", 64)
     assert (file.stat().st_mode | folder.stat().st_mode) & 0o077 == 0
-    assert serve(second, sessions_folder=folder).post(CHAT, json=body).status_code == 200
+    assert serve(second, sessions_folder=folder).post(path, json=body).status_code == 200
     prompt = first.requests[0].prompt_tokens
     assert second.loaded_tokens[: len(prompt)] == prompt
     assert len(second.loaded_tokens) > len(prompt)
 
 
-def test_name_under_another_key_is_another_session(serve: Serve, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("path", "asked"), [(CHAT, ASK), ("/v1/responses", {"input": "Hi"})])
+def test_name_under_another_key_is_another_session(
+    serve: Serve, tmp_path: Path, path: str, asked: dict[str, Any]
+) -> None:
+    body = {**asked, "session": "trip"}
     engine = ServedFake(["one", "two", "three"])
     client = serve(engine, sessions_folder=tmp_path, api_keys=("a", "b"))
     for key in ("a", "b"):
-        client.post(CHAT, json=IN_TRIP, headers={"Authorization": f"Bearer {key}"})
+        client.post(path, json=body, headers={"Authorization": f"Bearer {key}"})
     assert len(list(tmp_path.iterdir())) == 2
     assert engine.loaded_tokens == ()  # b was given nothing of a's
-    client.post(CHAT, json=IN_TRIP, headers={"Authorization": "Bearer a"})
+    client.post(path, json=body, headers={"Authorization": "Bearer a"})
     assert len(list(tmp_path.iterdir())) == 2
     assert engine.loaded_tokens != ()
 
