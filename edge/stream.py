@@ -78,6 +78,11 @@ class Stream:
     def is_cancelled(self) -> bool:
         return self._is_cancelled
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last event was delivered; it may not have been read yet."""
+        return self._is_complete
+
     def deliver(self, delivery: Delivery) -> None:
         """For the engine: hand an event over. Called from its thread."""
         self._deliveries.append(delivery)
