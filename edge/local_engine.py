@@ -26,7 +26,7 @@ from edge.llama.context import Context
 from edge.llama.model import Model
 from edge.llama.system import supports_gpu_offload
 from edge.llama.vocab import Vocab
-from edge.loop import MAX_GUESSES, Loop
+from edge.loop import MAX_GUESSES, Loop, Result
 from edge.prompt import Message, PromptTemplate, plain_tokens
 from edge.prompt_lookup import PromptLookup
 from edge.request import AdapterChoice, EngineStatus, Request, choices_of
@@ -94,7 +94,7 @@ class LocalEngine:
             drafting_for=_drafting(settings, draft_model, exact_tokens, exact_with),
         )
         self._saved_prefixes = SavedPrefixes(self._loop, self._context, file, settings, self._default_adapters)
-        self._embedder = Embedder(self._model, settings.threads or physical_cores())
+        self._embedder = Embedder(self._model, settings.threads or physical_cores(), self._loop.call)
         self._thread = threading.Thread(target=self._loop.run, name="edge-engine", daemon=True)
         self._thread.start()
 
@@ -143,6 +143,13 @@ class LocalEngine:
     def embed(self, tokens: Sequence[int]) -> list[float]:
         """What the model makes of a text as one vector of length 1. EdgeError if it is empty or too long."""
         return self._embedder.embed(tokens)
+
+    def compute(self, function: Callable[[], Result]) -> Result:
+        """Run a function in the thread that computes the answers, between two steps, and give its result.
+
+        Whatever decodes in another thread slows down both: see `edge.embedding`.
+        """
+        return self._loop.call(function)
 
     def status(self) -> EngineStatus:
         """How busy the engine is at this moment."""

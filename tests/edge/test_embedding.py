@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 from edge.engine import Engine
 from edge.errors import EdgeError
+from edge.llama.context import Batch, Context
+from edge.local_engine import LocalEngine
 from edge.request import Request
 from edge.settings import ModelSettings, SamplingSettings
 
@@ -81,3 +84,19 @@ def test_process_of_its_own_gives_the_same(tiny_gguf: Path, engine: Engine) -> N
         assert isolated.status().running == 0
         with pytest.raises(EdgeError, match="The text to embed is empty"):
             isolated.embed([])
+
+
+def test_embeddings_are_computed_by_the_thread_that_computes_answers(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, threads = Context.decode, set[str]()
+
+    def noting(self: Context, batch: Batch) -> None:
+        threads.add(threading.current_thread().name)
+        decode(self, batch)
+
+    monkeypatch.setattr(Context, "decode", noting)
+    with LocalEngine(tiny_gguf, ModelSettings(context_tokens=256, threads=1)) as engine:
+        engine.embed([5] * 200)
+        engine.submit(Request((1, 5), max_tokens=3)).result()
+    assert threads == {"edge-engine"}
