@@ -7,7 +7,7 @@ the engine, as a user's requests do. Source of the definitions: llama.cpp, tools
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -96,10 +96,19 @@ class BenchSettings:
         )
 
 
-class BareSteps:
-    """A context of its own over a model's weights, in which tokens are decoded and nothing else happens."""
+Compute = Callable[[Callable[[], "Observation"]], "Observation"]
 
-    def __init__(self, model: Model, settings: BenchSettings, context_tokens: int) -> None:
+
+class BareSteps:
+    """A context of its own over a model's weights, in which tokens are decoded and nothing else happens.
+
+    Beside an engine, `compute` is its `LocalEngine.compute`: two threads that decode slow each other down.
+    """
+
+    def __init__(
+        self, model: Model, settings: BenchSettings, context_tokens: int, compute: Compute = lambda function: function()
+    ) -> None:
+        self.compute = compute
         self.context = Context(
             model,
             context_tokens=context_tokens,
@@ -144,6 +153,9 @@ class PrefillCase:
         return f"pp{self.prompt_tokens}"
 
     def run(self, number: int) -> Observation:
+        return self.steps.compute(lambda: self._run(number))
+
+    def _run(self, number: int) -> Observation:
         tokens = self.steps.tokens(self.prompt_tokens, number)
         self.steps.forget()
         start = time.perf_counter()
@@ -165,6 +177,9 @@ class DecodeCase:
         return f"tg{self.generated_tokens}"
 
     def run(self, number: int) -> Observation:
+        return self.steps.compute(lambda: self._run(number))
+
+    def _run(self, number: int) -> Observation:
         tokens = self.steps.tokens(self.generated_tokens, number)
         self.steps.forget()
         start = time.perf_counter()
@@ -291,9 +306,9 @@ def opened(path: Path, settings: BenchSettings) -> Iterator[Subject]:
     check_length(path, settings)
     with ExitStack() as stack:
         engine = stack.enter_context(LocalEngine(path, settings.model_settings(trained_tokens(path))))
-        prefill = BareSteps(engine.model, settings, settings.prompt_tokens)
+        prefill = BareSteps(engine.model, settings, settings.prompt_tokens, engine.compute)
         stack.callback(prefill.context.close)
-        decode = BareSteps(engine.model, settings, settings.generated_tokens)
+        decode = BareSteps(engine.model, settings, settings.generated_tokens, engine.compute)
         stack.callback(decode.context.close)
         yield Subject(path, engine, _cases(engine, prefill, decode, settings), decode)
 

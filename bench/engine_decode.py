@@ -37,7 +37,7 @@ def _decode_finding(row: str, case: Case, model: Path, streams: int, limit: floa
         prompts = openings(engine, streams)
         speeds = measure_in_turn(
             lambda number: measure_speed(engine, _requests(case, engine, prompts, number)),
-            lambda _: bare.speed(prompts, case.tokens),
+            lambda _: engine.compute(lambda: bare.speed(prompts, case.tokens)),
             case.rounds,
         )
     return speed_finding(
@@ -71,8 +71,8 @@ def measure_batch(case: Case) -> list[Finding]:
 
         samples = compare(together, one_by_one, case.rounds)
         bound = compare(
-            lambda _: bare.speed(prompts, _BATCH_TOKENS).per_second,
-            lambda _: bare.speed(prompts[:1], _BATCH_TOKENS).per_second,
+            lambda _: engine.compute(lambda: bare.speed(prompts, _BATCH_TOKENS)).per_second,
+            lambda _: engine.compute(lambda: bare.speed(prompts[:1], _BATCH_TOKENS)).per_second,
             case.rounds,
         )
     ours, anchor = samples.medians

@@ -1,7 +1,8 @@
 """The two sides of every speed: an engine whose tokens somebody waits for, and decode steps with nothing around.
 
 The bare loop is the engine's lower bound, measured in the same process over the same weights: a context of the same
-size, the same number of tokens in each step, but no sampling, no text and nobody to deliver to, like llama-bench's.
+size, the same number of tokens in each step, but no sampling, no text and nobody to deliver to, like llama-bench's. It
+runs in the engine's thread (`LocalEngine.compute`): two threads that decode, each with its helpers, slow each other down.
 """
 
 from __future__ import annotations
