@@ -2,7 +2,7 @@
 
 The bare loop is the engine's lower bound, measured in the same process over the same weights: a context of the same
 size, the same number of tokens in each step, but no sampling, no text and nobody to deliver to, like llama-bench's. It
-runs in the engine's thread (`LocalEngine.compute`): two threads that decode, each with its helpers, slow each other down.
+runs in the engine's thread (`LocalEngine.compute`): two threads that decode, each with helpers, slow each other down.
 """
 
 from __future__ import annotations
