@@ -70,15 +70,13 @@ class StepMemory:
 
     def remember(self, model: str, wanted: ModelSettings, worked: ModelSettings) -> None:
         """Keep what worked. A file that cannot be written is no reason to fail: the steps are made again next time."""
-        import tempfile  # seldom needed, and slow to import
+        from edge.whole_file import written_whole  # seldom needed, and slow to import
 
         entries = {**self._read(), model: {"wanted": _values(wanted), "worked": _values(worked)}}
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.path.parent) as folder:
-                written = Path(folder) / self.path.name
-                written.write_text(json.dumps(entries, indent=1), "utf-8")
-                written.replace(self.path)
+            with written_whole(self.path) as file:
+                file.write(json.dumps(entries, indent=1).encode())
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -130,11 +130,10 @@ def test_remembered_nonsense_is_left_aside(memory: StepMemory, name: str, value:
 def test_memory_on_a_full_disk_stays_as_it_was(memory: StepMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     memory.remember("gemma", ModelSettings(), ModelSettings(prefill_tokens=128))
 
-    def fill(path: Path, *_: object) -> int:
-        path.touch()
+    def fill(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", fill)
+    monkeypatch.setattr(os, "fsync", fill)  # when what was written has to go to the disk
     opening = FakeOpening(lambda settings: settings.context_tokens == 2048)
     told: list[str] = []
     assert opened(opening, memory, ModelSettings(parallel=2), told).context_tokens == 2048 and told
