@@ -19,11 +19,11 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 
-from edge.llama.library import native_function
+from edge.llama.library import cpu_function, cpu_registry, native_function
 
 _KNOWN_LAYOUT = 2  # GGML_BACKEND_API_VERSION, which every registry begins with
 _INIT_BACKEND = 5  # its place in ggml_backend_device_i
-_SWITCH = b"ggml_backend_cpu_set_use_ref"
+_SWITCH = "ggml_backend_cpu_set_use_ref"
 _InitBackend = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
 _lock = threading.Lock()
 
@@ -79,19 +79,15 @@ class CpuBackend:
 @cache
 def _find_device() -> int | None:
     """The address of ggml's CPU device; None if it has no such switch, or is laid out otherwise than known here."""
-    registry = _find_registry()
+    registry = cpu_registry()
     if not registry or ctypes.c_int.from_address(registry).value != _KNOWN_LAYOUT or not _find_switch():
         return None
     find = native_function("ggml_backend_reg_dev_get", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-    return int(find(registry, 0) or 0) or None
+    device: int | None = find(registry, 0)
+    return device
 
 
 @cache
 def _find_switch() -> Callable[[int, bool], None] | None:
-    find = native_function("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
-    address = find(_find_registry(), _SWITCH)
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_bool)(address) if address else None
-
-
-def _find_registry() -> int:
-    return int(native_function("ggml_backend_reg_by_name", ctypes.c_void_p, ctypes.c_char_p)(b"CPU") or 0)
+    switch: Callable[[int, bool], None] | None = cpu_function(_SWITCH, None, ctypes.c_void_p, ctypes.c_bool)
+    return switch

@@ -57,12 +57,23 @@ def _load_processors() -> None:
 
 def _name_extra_buffers() -> None:
     """Let ggml's CPU backend find out, once and for all, which units of the processor it may use."""
-    find_registry = _native("ggml_backend_reg_by_name", ctypes.c_void_p, ctypes.c_char_p)
-    find_function = _native("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
-    registry = find_registry(b"CPU")
-    address = find_function(registry, b"ggml_backend_dev_get_extra_bufts") if registry else None
-    if address:
-        ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address)(None)
+    find = cpu_function("ggml_backend_dev_get_extra_bufts", ctypes.c_void_p, ctypes.c_void_p)
+    if find:
+        find(None)
+
+
+def cpu_registry() -> int | None:
+    """The address of ggml's registry of the CPU backend."""
+    address: int | None = _native("ggml_backend_reg_by_name", ctypes.c_void_p, ctypes.c_char_p)(b"CPU")
+    return address
+
+
+def cpu_function(name: str, result: Any, *arguments: Any) -> Any:
+    """A function that the CPU backend gives out by its name, with its ctypes prototype; None if it has no such one."""
+    registry = cpu_registry()
+    find = _native("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
+    address = find(registry, name.encode()) if registry else None
+    return ctypes.CFUNCTYPE(result, *arguments)(address) if address else None
 
 
 def native_function(name: str, result: Any, *arguments: Any) -> Any:
