@@ -68,20 +68,20 @@ _CALL: Schema = {
     },
     "additionalProperties": False,
 }
-_CONTENT: Schema = {
-    "oneOf": [
-        _TEXT,
-        {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["type", "text"],
-                "properties": {"type": {"const": "text"}, "text": _TEXT},
-                "additionalProperties": False,
-            },
-        },
-    ]
-}
+
+
+def text_or_parts(kind: Schema) -> Schema:
+    """A text, or parts of such a type that have it."""
+    part: Schema = {
+        "type": "object",
+        "required": ["type", "text"],
+        "properties": {"type": kind, "text": _TEXT},
+        "additionalProperties": False,
+    }
+    return {"oneOf": [_TEXT, {"type": "array", "items": part}]}
+
+
+_CONTENT = text_or_parts({"const": "text"})
 
 
 def _message(roles: list[str], required: list[str], **more: Schema) -> Schema:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from edge.server.openapi_schemas import OWN_OPTIONS, OWN_REQUEST_OPTIONS, SESSION, TEMPLATE_VALUES, Schema
+from edge.server.openapi_schemas import (
+    OWN_OPTIONS,
+    OWN_REQUEST_OPTIONS,
+    SESSION,
+    TEMPLATE_VALUES,
+    Schema,
+    text_or_parts,
+)
 
 _TEXT: Schema = {"type": "string"}
 _FLAG: Schema = {"type": "boolean"}
 _NAME: Schema = {**_TEXT, "pattern": "^[A-Za-z0-9_-]{1,128}$"}
-_PARTS: Schema = {
-    "oneOf": [
-        _TEXT,
-        {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["type", "text"],
-                "properties": {"type": {"enum": ["input_text", "output_text"]}, "text": _TEXT},
-                "additionalProperties": False,
-            },
-        },
-    ]
-}
+_PARTS = text_or_parts({"enum": ["input_text", "output_text"]})
 _MESSAGE: Schema = {
     "type": "object",
     "required": ["role", "content"],
