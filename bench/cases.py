@@ -96,7 +96,7 @@ class BenchSettings:
         )
 
 
-Compute = Callable[[Callable[[], "Observation"]], "Observation"]
+Compute = Callable[[Callable[[], float]], float]
 
 
 class BareSteps:
@@ -108,7 +108,7 @@ class BareSteps:
     def __init__(
         self, model: Model, settings: BenchSettings, context_tokens: int, compute: Compute = lambda function: function()
     ) -> None:
-        self.compute = compute
+        self._compute = compute
         self.context = Context(
             model,
             context_tokens=context_tokens,
@@ -126,10 +126,18 @@ class BareSteps:
         drawn = [int(token) for token in np.random.default_rng(seed).integers(0, self._vocabulary_size, count)]
         return drawn if self._first is None else [self._first, *drawn[1:]]
 
-    def forget(self) -> None:
-        self.context.remove(0, 0)
+    def seconds(self, tokens: Sequence[int], step_tokens: int) -> float:
+        """What it takes to decode tokens from an empty cache, so many in a step, with logits after the last of each."""
+        return self._compute(lambda: self._timed(tokens, step_tokens))
 
-    def step(self, tokens: Sequence[int], position: int) -> None:
+    def _timed(self, tokens: Sequence[int], step_tokens: int) -> float:
+        self.context.remove(0, 0)
+        start = time.perf_counter()
+        for first in range(0, len(tokens), step_tokens):
+            self._step(tokens[first : first + step_tokens], first)
+        return time.perf_counter() - start
+
+    def _step(self, tokens: Sequence[int], position: int) -> None:
         """One decode, with logits after its last token, waited for."""
         self._batch.clear()
         last = self._batch.add(tokens, sequence=0, position=position, last_logits=True)
@@ -153,15 +161,8 @@ class PrefillCase:
         return f"pp{self.prompt_tokens}"
 
     def run(self, number: int) -> Observation:
-        return self.steps.compute(lambda: self._run(number))
-
-    def _run(self, number: int) -> Observation:
         tokens = self.steps.tokens(self.prompt_tokens, number)
-        self.steps.forget()
-        start = time.perf_counter()
-        for first in range(0, len(tokens), PREFILL_STEP_TOKENS):
-            self.steps.step(tokens[first : first + PREFILL_STEP_TOKENS], first)
-        seconds = time.perf_counter() - start
+        seconds = self.steps.seconds(tokens, PREFILL_STEP_TOKENS)
         return Observation({self.name: len(tokens) / seconds}, len(tokens))
 
 
@@ -177,15 +178,8 @@ class DecodeCase:
         return f"tg{self.generated_tokens}"
 
     def run(self, number: int) -> Observation:
-        return self.steps.compute(lambda: self._run(number))
-
-    def _run(self, number: int) -> Observation:
         tokens = self.steps.tokens(self.generated_tokens, number)
-        self.steps.forget()
-        start = time.perf_counter()
-        for position, token in enumerate(tokens):
-            self.steps.step([token], position)
-        seconds = time.perf_counter() - start
+        seconds = self.steps.seconds(tokens, 1)
         return Observation({self.name: len(tokens) / seconds}, len(tokens))
 
 
