@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edge.device_profiles import Device
-from edge.gpu_split import Split, fixed_layers, most_layers
+from edge.gpu_split import Predict, Split, fixed_layers, most_layers
 from edge.kv_cache_memory import ContextPlan, allows_cache_type
 from edge.memory import (
     DEFAULT_CHECKPOINT_BYTES,
@@ -133,11 +133,7 @@ def _fit(
     candidate: Candidate, context: ContextPlan, device: Device, extras: Extras, gpu_layers: int | None
 ) -> Fit | Shortfall:
     model, whole = candidate.model, len(candidate.model.shape.layers) + 1
-
-    def predict(split: Split) -> MemoryPrediction:
-        return _predict(model, context, device, split, extras)
-
-    may_spread = not model.shape.layer_embedding  # what these hand from card to card is not predicted
+    predict, may_spread = _predictor(model, context, device, extras), _may_spread(model)
     if gpu_layers is None:
         split = most_layers(predict, device, whole, may_spread=may_spread)
     else:
@@ -151,26 +147,30 @@ def _fit(
 def gpu_shortfall(candidate: Candidate, context: ContextPlan, device: Device) -> Shortfall | None:
     """What is missing to have the whole model on the cards; None if nothing is, or there is no card."""
     smallest = replace(context, batch_tokens=min(context.batch_tokens, PREFILL_TOKENS[-1]))
-    whole = len(candidate.model.shape.layers) + 1
-    split = fixed_layers(
-        lambda split: _predict(candidate.model, smallest, device, split, NO_EXTRAS),
-        device,
-        whole,
-        may_spread=not candidate.model.shape.layer_embedding,
-    )
-    return _graphics_shortfall(_predict(candidate.model, smallest, device, split, NO_EXTRAS), device)
+    model, whole = candidate.model, len(candidate.model.shape.layers) + 1
+    predict = _predictor(model, smallest, device, NO_EXTRAS)
+    split = fixed_layers(predict, device, whole, may_spread=_may_spread(model))
+    return _graphics_shortfall(predict(split), device)
 
 
-def _predict(
-    model: StoredModel, context: ContextPlan, device: Device, split: Split, extras: Extras
-) -> MemoryPrediction:
-    return predict_memory(
-        model,
-        context,
-        Placement(split, device.repacked_types),
-        adapter_bytes=extras.adapter_bytes,
-        checkpoint_bytes=extras.checkpoint_bytes,
-    )
+def _predictor(model: StoredModel, context: ContextPlan, device: Device, extras: Extras) -> Predict:
+    """What the model takes by how its layers are split."""
+
+    def predict(split: Split) -> MemoryPrediction:
+        return predict_memory(
+            model,
+            context,
+            Placement(split, device.repacked_types),
+            adapter_bytes=extras.adapter_bytes,
+            checkpoint_bytes=extras.checkpoint_bytes,
+        )
+
+    return predict
+
+
+def _may_spread(model: StoredModel) -> bool:
+    """Not where layers hand on embeddings of their own from card to card: what that takes is not predicted."""
+    return not model.shape.layer_embedding
 
 
 def _graphics_shortfall(prediction: MemoryPrediction, device: Device) -> Shortfall | None:

@@ -50,13 +50,11 @@ class LocalEngine:
         file = read_gguf(model) if isinstance(model, Path) else model  # native code only sees files that are sound
         path = file.path  # of a split model, the first part
         check_is_model(file)
-        exact_tokens = exact_step_tokens(file)
         named = adapters_by_name(settings.adapters)
-        exact_with: dict[str, int | None] = {}
+        adapters: dict[str, GGUFFile] = {}
         for name, wanted in named.items():
-            adapter = read_gguf(wanted.path)
-            check_adapter(adapter, file)
-            exact_with[name] = exact_step_tokens(adapter)
+            adapters[name] = read_gguf(wanted.path)
+            check_adapter(adapters[name], file)
         with ExitStack() as opened:
             self._model = opened.enter_context(
                 Model(path, gpu_layers=settings.gpu_layers, gpu_split=settings.gpu_split)
@@ -65,10 +63,7 @@ class LocalEngine:
                 name: opened.enter_context(Adapter(self._model, wanted.path)) for name, wanted in named.items()
             }
             self._context = opened.enter_context(_make_context(self._model, settings))
-            if settings.gpu_layers and supports_gpu_offload():
-                exact_tokens, exact_with = None, dict.fromkeys(named)  # GPUs round otherwise in any case
-            elif not self._context.attends_alike:
-                exact_tokens = 1
+            exact_tokens, exact_with = _exact_steps(settings, self._context, file, adapters)
             if exact_tokens == 1 and settings.draft_model:
                 raise EdgeError(
                     f"A draft model would change what {path.name} says: steps of two tokens are rounded otherwise.",
@@ -258,6 +253,16 @@ def adapters_by_name(adapters: Sequence[AdapterSettings]) -> dict[str, AdapterSe
 def adapter_set(choices: Sequence[AdapterChoice]) -> AdapterSet:
     """Adapters in an order of their own, so that equal sets are equal; those that add nothing are left out."""
     return tuple(sorted((each for each in choices if each.scale), key=lambda each: (each.name, each.scale)))
+
+
+def _exact_steps(
+    settings: ModelSettings, context: Context, file: GGUFFile, adapters: Mapping[str, GGUFFile]
+) -> tuple[int | None, dict[str, int | None]]:
+    """The largest step that is computed as its tokens would be one by one: of the model, and of each adapter."""
+    if settings.gpu_layers and supports_gpu_offload():
+        return None, dict.fromkeys(adapters)  # GPUs round otherwise in any case
+    of_model = exact_step_tokens(file) if context.attends_alike else 1
+    return of_model, {name: exact_step_tokens(adapter) for name, adapter in adapters.items()}
 
 
 def _drafting(
