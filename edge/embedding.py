@@ -1,9 +1,7 @@
 """What a model makes of a text as one vector: the mean of its last layer over the text's tokens, of length 1.
 
 A context of its own, made when it is first needed, so that answers and embeddings do not take each other's cache. But
-what computes it is the thread that computes the answers: OpenMP keeps helpers for each thread that ever computed, and
-where they are more than the processors, none of them waits actively for its next piece of work any more, which makes
-decoding a small model take twice as long.
+what computes it is the thread that computes the answers, for the reason told in `edge.compute_thread`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Self
 
 from edge.adapter_check import check_adapter, check_is_model
 from edge.checked import CheckedStream, submit_checked
+from edge.compute_thread import ComputeThread, shared_thread
 from edge.devices import physical_cores
 from edge.draft_model import DraftModel
 from edge.embedding import Embedder
@@ -74,24 +74,24 @@ class LocalEngine:
                 if settings.draft_model
                 else None
             )
+            self.context_tokens = min(self._context.context_tokens, self._model.trained_context_tokens)
+            """Tokens that one request may hold, prompt and completion; all together share the whole context."""
+            self._loop = Loop(
+                self._model,
+                self._context,
+                settings,
+                request_tokens=self.context_tokens,
+                use_adapters=self._use_adapters,
+                drafting_for=_drafting(settings, draft_model, exact_tokens, exact_with),
+                thread=opened.enter_context(_compute_thread(settings)),
+            )
+            opened.callback(self._loop.stop)
             self._opened = opened.pop_all()
         self.path = path
         self.vocab: Vocab = self._model.vocab
-        self.context_tokens = min(self._context.context_tokens, self._model.trained_context_tokens)
-        """Tokens that one request may hold, prompt and completion; all together share the whole context."""
         self._default_adapters = adapter_set([AdapterChoice(name, wanted.scale) for name, wanted in named.items()])
-        self._loop = Loop(
-            self._model,
-            self._context,
-            settings,
-            request_tokens=self.context_tokens,
-            use_adapters=self._use_adapters,
-            drafting_for=_drafting(settings, draft_model, exact_tokens, exact_with),
-        )
         self._saved_prefixes = SavedPrefixes(self._loop, self._context, file, settings, self._default_adapters)
         self._embedder = Embedder(self._model, settings.threads or physical_cores(), self._loop.call)
-        self._thread = threading.Thread(target=self._loop.run, name="edge-engine", daemon=True)
-        self._thread.start()
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +142,7 @@ class LocalEngine:
     def compute(self, function: Callable[[], Result]) -> Result:
         """Run a function in the thread that computes the answers, between two steps, and give its result.
 
-        Whatever decodes in another thread slows down both: see `edge.embedding`.
+        Whatever decodes in another thread slows down both: see `edge.compute_thread`.
         """
         return self._loop.call(function)
 
@@ -226,11 +226,22 @@ class LocalEngine:
 
     def close(self) -> None:
         """End running requests as cancelled and free the model. Safe to call twice."""
-        if self._thread.is_alive():
-            self._loop.stop()
-            self._thread.join()
         self._embedder.close()
         self._opened.close()
+
+
+@contextmanager
+def _compute_thread(settings: ModelSettings) -> Iterator[ComputeThread]:
+    """The one that all engines on processors share; a GPU can be at work for one engine beside another."""
+    if settings.gpu_layers and supports_gpu_offload():
+        thread = ComputeThread()
+        try:
+            yield thread
+        finally:
+            thread.close()
+    else:
+        with shared_thread() as thread:
+            yield thread
 
 
 def adapters_by_name(adapters: Sequence[AdapterSettings]) -> dict[str, AdapterSettings]:

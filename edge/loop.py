@@ -1,22 +1,23 @@
 """The one loop that everything runs on: requests in, events out.
 
-A thread owns the context. Each step is one decode over all running requests: the next tokens of those that are
+One thread has the context. Each step is one decode over all running requests: the next tokens of those that are
 answering, and chunks of the prompts of those that are not there yet, so small that the answers hardly slow down.
 Requests with different adapters take turns.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from edge.compute_thread import ComputeThread
 from edge.constraint import ConstraintCompiler
 from edge.errors import EdgeError, EngineBusyError, EngineFailedError, EngineGoneError
 from edge.job import Drafting, Job
@@ -57,7 +58,7 @@ class _Fed:
 
 
 class Loop:
-    """The scheduler. Everything but `submit`, `call` and `stop` runs in the engine's thread.
+    """The scheduler. Everything but `submit`, `call` and `stop` runs in `thread`, which makes its steps.
 
     `request_tokens` is how much one request may hold; `use_adapters` lets the context compute with a set of adapters;
     `drafting_for` gives what guesses at the answer of a request that is about to start in a slot, if anything does.
@@ -72,7 +73,9 @@ class Loop:
         request_tokens: int,
         use_adapters: Callable[[AdapterSet], None],
         drafting_for: Callable[[Job, Slot, StepTimes], Drafting | None],
+        thread: ComputeThread,
     ) -> None:
+        self._thread = thread
         self._context = context
         self._vocab = model.vocab
         self._settings = settings
@@ -91,7 +94,6 @@ class Loop:
         self._step_times = StepTimes()
         self._waiting = WaitingRequests()
         self._outbox = Outbox()
-        self._arrivals: queue.SimpleQueue[Job | ThreadCall[object] | None] = queue.SimpleQueue()
         self._compiler: ConstraintCompiler | None = None
         self._compiler_lock = threading.Lock()
         self._lock = threading.Lock()
@@ -99,8 +101,11 @@ class Loop:
         self._free_guesses = 0
         self._last_count = 0
         self._is_stopped = False
+        self._end: EdgeError | None = None
+        """Once the loop has ended, what whoever comes too late is told."""
         self.steps = 0
         """Decode steps finished so far: whoever watches from outside sees by it that the loop gets on."""
+        thread.add(self)
 
     # From any thread
 
@@ -129,7 +134,7 @@ class Loop:
                     hint="Try again when some are answered, or let more wait with queue_limit.",
                 )
             self._in_flight += 1
-            self._arrivals.put(job)
+            self._thread.run(partial(self._take_in, job))
         return job.stream
 
     def call(self, function: Callable[[], Result]) -> Result:
@@ -137,13 +142,15 @@ class Loop:
         call = ThreadCall(function)
         with self._lock:
             self._check_open()
-            self._arrivals.put(call)  # type: ignore[arg-type]  # whatever it gives, only `call` sees it
+            self._thread.run(partial(self._run_call, call))
         return call.result()
 
     def stop(self) -> None:
+        """End all requests as cancelled, wherever they are; returns when the thread does nothing for them any more."""
         with self._lock:
             self._is_stopped = True
-            self._arrivals.put(None)
+        self._thread.run(self._shut_down)
+        self._thread.remove(self)
 
     def _check_open(self) -> None:
         if self._is_stopped:
@@ -167,31 +174,27 @@ class Loop:
 
     # In the loop's own
 
-    def run(self) -> None:
-        error: EdgeError | None = None
-        try:
-            while not self._is_stopped:
-                self._receive()
-                if not self._is_stopped:
-                    self._step()
-        except BaseException as failure:
-            error = _told(failure)
-        finally:
-            self._shut_down(error)
+    def _take_in(self, job: Job) -> None:
+        self._waiting.add(job)
+        if self._end:
+            self._fail(job, self._end)
+            self._outbox.deliver()
 
-    def _receive(self) -> None:
-        """Take arrivals in; wait for one if there is nothing else to do."""
-        if self.is_busy and self._arrivals.empty():
-            return
+    def _run_call(self, call: ThreadCall[Result]) -> None:
+        if self._end:
+            call.refuse(self._end)
+        else:
+            call.run()
+
+    def step(self) -> None:
+        """One decode, and what comes of it."""
+        try:
+            self._step()
+        except BaseException as failure:
+            self._shut_down(_told(failure))
+
+    def hand_over(self) -> None:
         self._outbox.deliver()
-        while not self.is_busy or not self._arrivals.empty():
-            arrival = self._arrivals.get()
-            if arrival is None:
-                return
-            if isinstance(arrival, Job):
-                self._waiting.add(arrival)
-            else:
-                arrival.run()
 
     def _step(self) -> None:
         self._drop_ended()
@@ -373,16 +376,13 @@ class Loop:
         with self._lock:
             self._in_flight -= 1
 
-    def _shut_down(self, error: EdgeError | None) -> None:
+    def _shut_down(self, error: EdgeError | None = None) -> None:
         """End everything: as failed if there was an error, else as cancelled. Nobody is left waiting."""
+        if self._end:
+            return
         with self._lock:
             self._is_stopped = True
-        while not self._arrivals.empty():
-            arrival = self._arrivals.get()
-            if isinstance(arrival, Job):
-                self._waiting.add(arrival)
-            elif arrival is not None:
-                arrival.refuse(error or _CLOSED)
+        self._end = error or _CLOSED
         for job in [*self._waiting, *(slot.job for slot in self.prefixes.busy if slot.job)]:
             if error:
                 self._fail(job, error)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge.compute_thread import ComputeThread
 from edge.constraint import Constraint
 from edge.errors import EdgeError, EngineBusyError
 from edge.loop import Loop
@@ -50,6 +51,7 @@ def running(
     is_guessing: bool = False,
 ) -> Iterator[Loop]:
     """A loop at work in its own thread."""
+    thread = ComputeThread()
     loop = Loop(
         FakeModel(sliding_window=sliding_window, is_recurrent=is_recurrent),
         context,
@@ -57,15 +59,13 @@ def running(
         request_tokens=context.context_tokens,
         use_adapters=use_adapters,
         drafting_for=lambda job, slot, step_times: FakeDrafting(job.prompt) if is_guessing else None,
+        thread=thread,
     )
-    thread = threading.Thread(target=loop.run)
-    thread.start()
     try:
         yield loop
     finally:
         loop.stop()
-        thread.join(timeout=FOREVER)
-        assert not thread.is_alive()
+        thread.close()
 
 
 def request(prompt: Sequence[int], max_tokens: int | None = 8) -> Request:
