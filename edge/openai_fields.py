@@ -12,6 +12,7 @@ from math import isfinite
 from typing import Any
 
 from edge.errors import EdgeError
+from edge.quantities import counted
 
 MAX_INTEGER = 2**31 - 1
 """What fits the integers of the native code that settings end up in."""
@@ -150,7 +151,7 @@ def shown(value: object) -> str:
     """A value as it stands in JSON, cut where it is long."""
     if isinstance(value, dict | list):
         kind = "an object" if isinstance(value, dict) else "a list"
-        return f"{kind} with {len(value)} member{'s' * (len(value) != 1)}"
+        return f"{kind} with {counted(len(value), 'member')}"
     if isinstance(value, int) and abs(value) >= 10**_MAX_SHOWN_CHARACTERS:
         return "an integer with very many digits"
     return shortened(json.dumps(value, ensure_ascii=False))
