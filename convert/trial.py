@@ -171,7 +171,7 @@ def _loaded(path: Path) -> Iterator[Model]:
     from edge.llama.model import Model
 
     # weights stay in the file's pages: what is repacked for speed would have to fit into memory
-    with Model(path, gpu_layers=0, repacks_weights=False) as model:
+    with Model(path, gpu_layers=0, repack_weights=False) as model:
         yield model
 
 

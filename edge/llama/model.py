@@ -57,7 +57,7 @@ class Model:
         gpu_layers: int = -1,
         gpu_split: Sequence[int] = (),
         vocabulary_only: bool = False,
-        repacks_weights: bool = True,
+        repack_weights: bool = True,
     ) -> None:
         self._llama = backend()
         self.path = path
@@ -67,7 +67,7 @@ class Model:
         _split_layers(params, gpu_split)
         params.load_mode = _LOAD_MODE_MMAP
         params.vocab_only = vocabulary_only
-        params.use_extra_bufts = repacks_weights  # a copy in memory in an order that computes faster
+        params.use_extra_bufts = repack_weights  # a copy in memory in an order that computes faster
         self.pointer = load_model(path, params)
         self.vocab = Vocab(self)
 

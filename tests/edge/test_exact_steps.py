@@ -11,6 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from convert.pipeline import write_checkpoint
+from convert.plan import NO_OPTIONS, ConversionOptions
+from convert.tensor_types import read_choices
 from edge.errors import EdgeError
 from edge.exact_steps import exact_step_tokens
 from edge.gguf_file import read_gguf
@@ -45,11 +47,11 @@ def logits_by_steps(context: Context, tokens: list[int], size: int) -> npt.NDArr
     return np.array(rows)
 
 
-def exact_sizes(path: Path, *, context: dict[str, object] | None = None) -> list[int]:
+def exact_sizes(path: Path, *, context: dict[str, object] | None = None, repack_weights: bool = True) -> list[int]:
     """The sizes of steps whose logits are those of steps of one token."""
     tokens = [int(token) for token in np.random.default_rng(1).integers(3, 250, HELD + MORE)]
     with (
-        Model(path) as model,
+        Model(path, repack_weights=repack_weights) as model,
         Context(
             model, context_tokens=1024, threads=2, batch_tokens=1024, max_outputs=LARGE, **(context or {})
         ) as opened,  # type: ignore[arg-type]
@@ -58,9 +60,9 @@ def exact_sizes(path: Path, *, context: dict[str, object] | None = None) -> list
         return [size for size in SIZES if np.array_equal(logits_by_steps(opened, tokens, size), alone)]
 
 
-def written(family: str, quantization: str, folder: Path) -> Path:
+def written(family: str, quantization: str, folder: Path, options: ConversionOptions = NO_OPTIONS) -> Path:
     checkpoint = write_tiny_checkpoint(family, folder / f"for {quantization}")
-    (path,) = write_checkpoint(checkpoint, [quantization], folder / f"{quantization}.gguf")
+    (path,) = write_checkpoint(checkpoint, [quantization], folder / f"{quantization}.gguf", options=options)
     return path
 
 
@@ -78,6 +80,37 @@ def test_steps_are_exact_up_to_the_size_that_is_said(quantization: str, limit: i
     assert exact_step_tokens(read_gguf(path), "x86_64") == limit
     here = exact_step_tokens(read_gguf(path))
     assert {size for size in SIZES if here is None or size <= here} <= set(exact_sizes(path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "repacked", "plain"),
+    [
+        ("Q4_0", None, None),
+        ("IQ4_NL", None, 1),
+        ("Q2_K", 3, 7),
+        ("Q4_K", 3, 7),
+        ("Q5_K", 7, 7),
+        ("Q6_K", 7, 7),
+        ("Q8_0", None, None),
+    ],
+)
+def test_steps_are_exact_up_to_another_size_where_weights_are_not_repacked(
+    kind: str, repacked: int | None, plain: int | None, tmp_path: Path
+) -> None:
+    options = ConversionOptions(choices=read_choices([f".*={kind}"], output=kind, embedding=kind))
+    file = read_gguf(written("llama3", "Q8_0", tmp_path, options))
+    assert exact_step_tokens(file, "x86_64") == repacked
+    assert exact_step_tokens(file, "x86_64", repack_weights=False) == plain
+    here = exact_step_tokens(file, repack_weights=False)
+    assert {size for size in SIZES if here is None or size <= here} <= set(exact_sizes(file.path, repack_weights=False))
+
+
+def test_other_processors_multiply_pairs_of_columns_where_weights_are_not_repacked(tmp_path: Path) -> None:
+    for quantization in ("Q8_0", "Q4_0", "Q6_K", "Q4_1"):
+        file = read_gguf(written("llama3", quantization, tmp_path))
+        assert exact_step_tokens(file, "aarch64", repack_weights=False) == 1
+    assert exact_step_tokens(read_gguf(written("llama3", "Q5_K_S", tmp_path)), "aarch64", repack_weights=False) == 1
+    assert exact_step_tokens(read_gguf(tmp_path / "Q4_1.gguf"), "aarch64") == 1
 
 
 def test_other_processors_multiply_more_types_in_fours(tmp_path: Path) -> None:
@@ -98,8 +131,9 @@ def test_steps_are_exact_with_other_types_of_keys_and_values(key_type: str, valu
 
 @pytest.mark.model
 def test_steps_of_a_real_model_are_exact(demo_gguf: Path) -> None:
-    assert exact_step_tokens(read_gguf(demo_gguf)) is None
-    assert exact_sizes(demo_gguf) == list(SIZES)
+    assert exact_step_tokens(read_gguf(demo_gguf), "x86_64") is None
+    here = exact_step_tokens(read_gguf(demo_gguf))
+    assert here == 1 or exact_sizes(demo_gguf) == list(SIZES)
 
 
 def test_router_of_experts_is_multiplied_like_other_f32_weights(tmp_path: Path) -> None:
