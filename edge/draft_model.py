@@ -57,7 +57,14 @@ class DraftModel:
         file = read_gguf(path)
         check_is_model(file)
         with ExitStack() as opened:
-            model = opened.enter_context(Model(file.path, gpu_layers=settings.gpu_layers, gpu_split=settings.gpu_split))
+            model = opened.enter_context(
+                Model(
+                    file.path,
+                    gpu_layers=settings.gpu_layers,
+                    gpu_split=settings.gpu_split,
+                    repack_weights=settings.repack_weights,
+                )
+            )
             _check_vocabulary(path, model.vocab, vocab)
             trained = model.trained_context_tokens
             self.context = opened.enter_context(

@@ -33,6 +33,8 @@ class PrefixIdentity:
     """The types of keys and values, and whether flash attention lays them out."""
     library: str
     """llama.cpp's version and commit."""
+    weights: str = "repacked"
+    """Whether processors compute with a repacked copy of them, which rounds otherwise; older files do not say so."""
 
     def why_different(self, wanted: PrefixIdentity) -> str:
         """In which part this one is not `wanted`, as the end of a sentence; "" where it is the same."""
@@ -44,6 +46,8 @@ class PrefixIdentity:
             return f"was made with another kind of KV cache: {self.cache}, not {wanted.cache}"
         if self.library != wanted.library:
             return f"was made with another build of llama.cpp: {self.library}, not {wanted.library}"
+        if self.weights != wanted.weights:
+            return f"was made with weights {self.weights}, not {wanted.weights}"
         return ""
 
     def to_json(self) -> dict[str, str]:
@@ -52,8 +56,11 @@ class PrefixIdentity:
     @classmethod
     def from_json(cls, document: object) -> PrefixIdentity | None:
         """None for what is not the document of one."""
+        if not isinstance(document, dict):
+            return None
+        document = {"weights": cls.weights, **document}
         names = [field.name for field in fields(cls)]
-        if not isinstance(document, dict) or not all(isinstance(document.get(name), str) for name in names):
+        if not all(isinstance(document.get(name), str) for name in names):
             return None
         return cls(*(document[name] for name in names))
 
@@ -68,6 +75,7 @@ def identity_of(file: GGUFFile, settings: ModelSettings) -> PrefixIdentity:
         adapters=", ".join(map(_adapter, settings.adapters)),
         cache=f"keys {settings.key_type}, values {settings.value_type}, flash attention {settings.flash_attention}",
         library=f"{versions.llama_cpp} ({versions.commit})",
+        weights="repacked" if settings.repack_weights else "as they are in the file",
     )
 
 

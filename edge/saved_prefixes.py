@@ -107,9 +107,10 @@ class SavedPrefixes:
         try:
             prefix = open_prefix(path)
             other = prefix.identity
-            if (other.adapters, other.cache) != (self.identity.adapters, self.identity.cache):
+            wanted = self.identity
+            if (other.adapters, other.cache, other.weights) != (wanted.adapters, wanted.cache, wanted.weights):
                 return None
-            prefix.check_identity(self.identity)
+            prefix.check_identity(wanted)
         except EdgeError as error:
             warnings.warn(f"{error.message} It is not used.", stacklevel=2)
             return None

@@ -62,6 +62,9 @@ class ModelSettings:
     """Layers to offload; -1: all that the build can."""
     gpu_split: tuple[int, ...] = ()
     """Of these, so many on each graphics card, or in that proportion; empty: as llama.cpp spreads them."""
+    repack_weights: bool = True
+    """Keep weights of some types once more in memory, in an order that processors decode faster from (llama.cpp's
+    `--repack`). Without, prompts may be read faster or slower, and a start takes less time and memory."""
     prefill_tokens: int = 512
     """Prompt tokens decoded in one step at most (llama.cpp's n_batch and n_ubatch)."""
     key_type: KVType = "F16"

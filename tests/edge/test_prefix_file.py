@@ -192,6 +192,7 @@ def test_file_that_shrinks_after_it_was_opened_is_noticed(path: Path) -> None:
             {"cache": "keys Q8_0, values F16, flash attention on"},
             "another kind of KV cache: keys Q8_0, values F16, flash attention on, not " + IDENTITY.cache,
         ),
+        ({"weights": "as they are in the file"}, "weights as they are in the file, not repacked"),
         ({"library": "0.15 (old)"}, "another build of llama.cpp: 0.15 (old), not 0.16 (abc)"),
     ],
 )

@@ -80,4 +80,14 @@ def test_identity_has_adapters_with_their_scales_and_the_kind_of_cache(tmp_path:
     assert "the adapter pirate.gguf × 1, not with the adapter pirate.gguf × 0.5" in whole.why_different(half)
     assert "keys Q8_0, values F16, flash attention on" in quantized.why_different(plain)
     assert identity_of(file, ModelSettings(context_tokens=64, threads=3, parallel=2)).why_different(plain) == ""
+    as_in_file = identity_of(file, ModelSettings(repack_weights=False))
+    assert as_in_file.why_different(plain) == "was made with weights as they are in the file, not repacked"
     assert PrefixIdentity.from_json(half.to_json()) == half
+    assert PrefixIdentity.from_json(as_in_file.to_json()) == as_in_file
+
+
+def test_identity_that_does_not_speak_of_repacked_weights_is_of_a_time_when_all_were() -> None:
+    document = PrefixIdentity("model 0", "", "keys F16", "1 (a)").to_json()
+    del document["weights"]
+    assert PrefixIdentity.from_json(document) == PrefixIdentity("model 0", "", "keys F16", "1 (a)", "repacked")
+    assert PrefixIdentity.from_json({**document, "weights": 1}) is None
