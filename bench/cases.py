@@ -299,11 +299,15 @@ def opened(path: Path, settings: BenchSettings) -> Iterator[Subject]:
     """The model with everything that its cases need. EdgeError if its context is too short for them."""
     check_length(path, settings)
     with ExitStack() as stack:
-        engine = stack.enter_context(LocalEngine(path, settings.model_settings(trained_tokens(path))))
+        # each token by itself, whose time is measured
+        engine = stack.enter_context(
+            LocalEngine(path, settings.model_settings(trained_tokens(path)), delivery_seconds=0)
+        )
         prefill = BareSteps(engine.model, settings, settings.prompt_tokens, engine.compute)
         stack.callback(prefill.context.close)
         decode = BareSteps(engine.model, settings, settings.generated_tokens, engine.compute)
         stack.callback(decode.context.close)
+        stack.callback(engine.compute, lambda: None)  # first: whoever was interrupted no longer waits for its steps
         yield Subject(path, engine, _cases(engine, prefill, decode, settings), decode)
 
 

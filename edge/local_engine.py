@@ -27,6 +27,7 @@ from edge.llama.model import Model
 from edge.llama.system import supports_gpu_offload
 from edge.llama.vocab import Vocab
 from edge.loop import MAX_GUESSES, Loop, Result
+from edge.outbox import DELIVERY_SECONDS
 from edge.prompt import Message, PromptTemplate, plain_tokens
 from edge.prompt_lookup import PromptLookup
 from edge.request import AdapterChoice, EngineStatus, Request, choices_of
@@ -45,7 +46,14 @@ class LocalEngine:
     `submit` may be called from any thread.
     """
 
-    def __init__(self, model: Path | GGUFFile, settings: ModelSettings | None = None) -> None:
+    def __init__(
+        self,
+        model: Path | GGUFFile,
+        settings: ModelSettings | None = None,
+        *,
+        delivery_seconds: float = DELIVERY_SECONDS,
+    ) -> None:
+        """`delivery_seconds` is how long a token in the midst of an answer may wait for others to be read with."""
         settings = settings or ModelSettings()
         file = read_gguf(model) if isinstance(model, Path) else model  # native code only sees files that are sound
         path = file.path  # of a split model, the first part
@@ -84,6 +92,7 @@ class LocalEngine:
                 use_adapters=self._use_adapters,
                 drafting_for=_drafting(settings, draft_model, exact_tokens, exact_with),
                 thread=opened.enter_context(_compute_thread(settings)),
+                delivery_seconds=delivery_seconds,
             )
             opened.callback(self._loop.stop)
             self._opened = opened.pop_all()

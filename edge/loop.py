@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import TypeVar
 
 import numpy as np
@@ -24,8 +25,9 @@ from edge.job import Drafting, Job
 from edge.llama.context import Batch, CacheFullError, Context
 from edge.llama.model import Model
 from edge.matcher import Matcher
-from edge.outbox import Outbox
+from edge.outbox import DELIVERY_SECONDS, Outbox
 from edge.prefix_cache import PrefixCache
+from edge.quantities import counted
 from edge.request import FinishReason, Request
 from edge.settings import ModelSettings
 from edge.slot import AdapterSet, Slot, common_prefix
@@ -74,6 +76,7 @@ class Loop:
         use_adapters: Callable[[AdapterSet], None],
         drafting_for: Callable[[Job, Slot, StepTimes], Drafting | None],
         thread: ComputeThread,
+        delivery_seconds: float = DELIVERY_SECONDS,
     ) -> None:
         self._thread = thread
         self._context = context
@@ -93,13 +96,13 @@ class Loop:
         self._batch = Batch(context.batch_tokens, settings.parallel)
         self._step_times = StepTimes()
         self._waiting = WaitingRequests()
-        self._outbox = Outbox()
+        self._outbox = Outbox(delivery_seconds)
         self._compiler: ConstraintCompiler | None = None
         self._compiler_lock = threading.Lock()
         self._lock = threading.Lock()
         self._in_flight = 0
         self._free_guesses = 0
-        self._last_count = 0
+        self._last_count, self._last_seconds = 1, inf
         self._is_stopped = False
         self._end: EdgeError | None = None
         """Once the loop has ended, what whoever comes too late is told."""
@@ -129,8 +132,9 @@ class Loop:
             self._check_open()
             waiting = self._in_flight - self._settings.parallel
             if waiting >= self._settings.queue_limit:
+                verb = "is" if waiting == 1 else "are"
                 raise EngineBusyError(
-                    f"{max(waiting, 0)} requests are waiting already, and no more than that may.",
+                    f"{counted(max(waiting, 0), 'request')} {verb} waiting already, and no more than that may.",
                     hint="Try again when some are answered, or let more wait with queue_limit.",
                 )
             self._in_flight += 1
@@ -200,14 +204,18 @@ class Loop:
         self._drop_ended()
         self._admit()
         fed = self._fill_batch()
-        self._outbox.deliver()  # just before the decode, which leaves the interpreter to those who are woken
+        count = self._batch.count
         if not fed:
+            self._outbox.deliver()
             return
+        # just before the decode, which leaves the interpreter to those who are woken
+        self._outbox.deliver(self._last_seconds * max(1.0, count / self._last_count))
         started = time.perf_counter()
         fed = self._decode(fed)
-        if self._batch.count != self._last_count or self.steps % _RECORDED_STEPS == 0:  # others say nothing new
-            self._step_times.record(self._batch.count, time.perf_counter() - started)
-        self._last_count = self._batch.count
+        self._last_seconds = time.perf_counter() - started
+        if count != self._last_count or self.steps % _RECORDED_STEPS == 0:  # others say nothing new
+            self._step_times.record(count, self._last_seconds)
+        self._last_count = count
         self.steps += 1
         for each in fed:
             self._note(each)

@@ -22,6 +22,8 @@ class Stream:
         self._deliveries: deque[Delivery] = deque()
         self._is_complete = False
         """Whether the last delivery is there."""
+        self.has_text = False
+        """Whether any text was delivered."""
         self._bell = _Bell()
         self._is_cancelled = False
         self._on_cancel = on_cancel
@@ -88,6 +90,8 @@ class Stream:
         self._deliveries.append(delivery)
         if not isinstance(delivery, TokenEvent):
             self._is_complete = True
+        elif delivery.text:
+            self.has_text = True
         self._bell.ring()
         notify = self._on_delivery
         if notify:

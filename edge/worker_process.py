@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn, TextIO
 
 from edge.errors import EdgeError, EngineFailedError
-from edge.request import Delivery, FailureEvent, FinishEvent, TokenEvent
+from edge.request import Delivery, FailureEvent, FinishEvent
 from edge.stream import Stream
 from edge.wire import (
     OPENING,
@@ -52,9 +52,6 @@ _CALL_THREADS = 4  # a long conversation that is made into tokens keeps no other
 _FLUSH_SECONDS = 2.0
 _OUT_OF_MEMORY_SCORE = 500  # of 1000: where memory runs out, this process ends sooner than the host
 _STDERR = 2
-_FRAME_SECONDS = 0.016
-"""Tokens of an answer go out as often as a screen shows them anew: whoever reads each at once takes the processor from
-the model, and nobody sees it."""
 
 
 def run_if_worker() -> None:
@@ -105,7 +102,6 @@ class _Reply:
         self.stream: Stream | None = None
         self.is_due = False
         """Whether it is in the outbox, to be taken with all that it has by then."""
-        self._is_begun = False
         self._is_cancelled = False
 
     def follow(self, stream: Stream) -> None:
@@ -118,18 +114,11 @@ class _Reply:
         if self.stream:
             self.stream.cancel()
 
-    @property
-    def is_urgent(self) -> bool:
-        """Whether somebody waits for what it has: for the first text, or for the end."""
-        return not self._is_begun or (self.stream is not None and self.stream.is_complete)
-
     def take(self) -> list[Delivery]:
         """What there is to send."""
         assert self.stream
         self.is_due = False  # before the look: what is delivered after it is put into the outbox once more
-        deliveries = self.stream.take()
-        self._is_begun = self._is_begun or any(isinstance(each, TokenEvent) and each.text for each in deliveries)
-        return deliveries
+        return self.stream.take()
 
 
 class _Server:
@@ -235,18 +224,19 @@ class _Server:
         reply.follow(stream)
 
         def notify() -> None:
-            if not reply.is_due or reply.is_urgent:
+            if not reply.is_due:
                 reply.is_due = True
                 self._outbox.put(reply)
 
         stream.notify_by(notify)
 
     def _write(self) -> None:
-        """Send what is ready, as much of it together as there is; tokens in the midst of answers not too often."""
-        is_last, next_frame = False, 0.0
+        """Send what is ready, as much of it together as there is."""
+        is_last = False
         while not is_last:
-            ready = self._ready(next_frame)
-            next_frame = time.monotonic() + _FRAME_SECONDS
+            ready = [self._outbox.get()]
+            while not self._outbox.empty():
+                ready.append(self._outbox.get())
             is_last = None in ready
             messages = [message for item in ready if item and (message := self._message(item))]
             if messages:
@@ -254,16 +244,6 @@ class _Server:
                     write_frame(self._outgoing, pack(messages))
                 except OSError:
                     os._exit(0)  # the host is gone
-
-    def _ready(self, next_frame: float) -> list[FromEngine | _Reply | None]:
-        """What is in the outbox, once there is something that is urgent or the time for it has come."""
-        ready = [self._outbox.get()]
-        while not self._outbox.empty():
-            ready.append(self._outbox.get())
-        while not any(map(_is_urgent, ready)) and (seconds := next_frame - time.monotonic()) > 0:
-            with contextlib.suppress(queue.Empty):
-                ready.append(self._outbox.get(timeout=seconds))
-        return ready
 
     def _message(self, item: FromEngine | _Reply) -> FromEngine | None:
         if not isinstance(item, _Reply):
@@ -306,10 +286,6 @@ class _Server:
         if engine is None or not engine.is_busy or engine.steps != self._step[0]:
             self._step = (engine.steps if engine else 0, now)
         return now - self._step[1]
-
-
-def _is_urgent(item: FromEngine | _Reply | None) -> bool:
-    return item.is_urgent if isinstance(item, _Reply) else not isinstance(item, Heartbeat)
 
 
 def _raised(number: int, error: Exception) -> Raised:

@@ -1,19 +1,30 @@
-"""Deliveries reach their streams in order, whoever carries them."""
+"""Deliveries reach their streams in order, whoever carries them, and as soon as somebody waits for them."""
 
 from __future__ import annotations
 
 import threading
+import time
 
 from edge.outbox import Outbox
 from edge.request import FinishEvent, Timing, TokenEvent, Usage
 from edge.stream import Stream
 
 COUNT = 200
+FOREVER = 1000.0
 FINISH = FinishEvent("", "stop", Usage(1, 0, COUNT, 0, 0, 0), Timing(0, 0, 0), True)
 
 
 def event(number: int) -> TokenEvent:
     return TokenEvent(number, b"", str(number))
+
+
+def begun(outbox: Outbox) -> Stream:
+    """A stream whose first text was handed over just now."""
+    stream = Stream()
+    outbox.put(stream, event(0))
+    outbox.deliver()
+    assert stream.take() == [event(0)]
+    return stream
 
 
 def tokens(stream: Stream) -> list[int]:
@@ -63,3 +74,67 @@ def test_closing_hands_over_what_is_left_and_ends_the_thread() -> None:
     outbox.close()
     assert threading.active_count() == before
     assert [stream.take() for stream in streams] == [[event(1), FINISH]] * 2
+
+
+def test_tokens_behind_the_first_text_wait_for_those_of_the_next_steps_as_long_as_these_come_in_time() -> None:
+    outbox = Outbox(interval_seconds=FOREVER)
+    stream = begun(outbox)
+    for number in (1, 2):
+        outbox.put(stream, event(number))
+        outbox.deliver(until_next=0.001)
+        assert stream.take() == []
+    outbox.put(stream, event(3))
+    outbox.deliver(until_next=2 * FOREVER)
+    assert stream.take() == [event(1), event(2), event(3)]
+
+
+def test_tokens_are_handed_over_once_they_have_waited_long_enough() -> None:
+    outbox = Outbox(interval_seconds=0.05)
+    stream = begun(outbox)
+    outbox.put(stream, event(1))
+    time.sleep(0.06)
+    outbox.deliver(until_next=0.0)
+    assert stream.take() == [event(1)]
+
+
+def test_nothing_waits_without_an_interval() -> None:
+    outbox = Outbox(interval_seconds=0)
+    stream = begun(outbox)
+    outbox.put(stream, event(1))
+    outbox.deliver(until_next=0.0)
+    assert stream.take() == [event(1)]
+
+
+def test_the_first_text_is_handed_over_at_once_and_what_was_there_before_with_it() -> None:
+    outbox = Outbox(interval_seconds=FOREVER)
+    stream, new, has_arrived = begun(outbox), Stream(), threading.Event()
+    outbox.put(stream, event(1))
+    outbox.deliver(until_next=0.0)
+    assert stream.take() == []
+    outbox.put(new, event(2))
+    new.notify_by(lambda: has_arrived.set() if new.has_text else None)
+    outbox.deliver(until_next=0.0)
+    assert has_arrived.wait(timeout=10)
+    assert stream.take() == [event(1)]
+    assert new.take() == [event(2)]
+    outbox.close()
+
+
+def test_a_token_without_text_is_no_first_text() -> None:
+    outbox, stream = Outbox(interval_seconds=FOREVER), Stream()
+    for each in (TokenEvent(7, b"\xc3", ""), event(1)):
+        outbox.put(stream, each)
+        outbox.deliver(until_next=0.0)
+        assert stream.take() == [each]
+    outbox.put(stream, event(2))
+    outbox.deliver(until_next=0.0)
+    assert stream.take() == []
+
+
+def test_the_end_is_handed_over_at_once() -> None:
+    outbox = Outbox(interval_seconds=FOREVER)
+    stream = begun(outbox)
+    outbox.put(stream, event(1))
+    outbox.put(stream, FINISH)
+    outbox.deliver(until_next=0.0)
+    assert stream.take() == [event(1), FINISH]
