@@ -149,7 +149,7 @@ def _check_settings(settings: Mapping[str, Any], earlier: Record, source: Path) 
 
 def _differences(record: Record, earlier: Record, source: Path) -> list[str]:
     """What else than edge may have changed the figures."""
-    notes = []
+    notes = [f"{source.name} was interrupted: its figures have fewer samples."] if earlier.interrupted else []
     was, now = (f"{each.model.name}, {each.model.file_bytes:,} bytes" for each in (earlier, record))
     if was != now:
         notes.append(f"The file was {was}; now it is {now}.")

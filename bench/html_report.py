@@ -16,6 +16,7 @@ from bench.report import (
     conditions,
     confidence_text,
     figure_text,
+    interrupted_text,
     interval_text,
     kinds_of,
     short_labels,
@@ -59,6 +60,7 @@ def _header(records: Sequence[Record]) -> str:
     is_one_model = len({record.model.parameters for record in records}) == 1
     which = "Which quantization?" if is_one_model else "Which model?"
     what = which if len(records) > 1 else first.model.label
+    what += interrupted_text(records)
     cards = "" if len(records) > 1 else _cards(first)
     return (
         f"<header><h1>{escape(what)}</h1><p>{escape(first.machine['cpu']['name'])},"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -70,17 +70,14 @@ class Guard:
 
 def measure_in_turn(
     cases: Sequence[Case], rounds: int, guard: Guard, progress: Callable[[int], None] = lambda _: None
-) -> list[list[Sample]]:
-    """For each case its samples. Every round has all cases, in an order that is turned around from round to round.
+) -> Iterator[list[Sample]]:
+    """After each round a sample of each case, in the order of the cases; they are asked in one that turns around.
 
-    Round 0 warms up and does not count.
+    Round 0 warms up and is not given.
     """
-    samples: list[list[Sample]] = [[] for _ in cases]
     for number in range(rounds + 1):
         progress(number)
         places = range(len(cases)) if number % 2 else reversed(range(len(cases)))
-        for place in places:
-            sample = guard.take(cases[place], number)
-            if number:
-                samples[place].append(sample)
-    return samples
+        taken = {place: guard.take(cases[place], number) for place in places}
+        if number:
+            yield [taken[place] for place in range(len(cases))]

@@ -91,6 +91,8 @@ class Record:
     """A fresh process: [seconds, resident bytes, of them anonymous], and when its phases began."""
     quality: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    interrupted: bool = False
+    """Whether somebody ended the run before everything was measured."""
 
     def metric(self, name: str) -> Metric | None:
         return next((metric for metric in self.metrics if metric.kind.name == name), None)
@@ -172,6 +174,7 @@ def _record_of(document: Mapping[str, Any]) -> Record:
         memory=document["memory"],
         quality=tuple(document["quality"]),
         notes=tuple(document["notes"]),
+        interrupted=bool(document.get("interrupted", False)),  # written since runs can be
     )
 
 

@@ -96,6 +96,11 @@ def run_tables(records: Sequence[Record]) -> list[RenderableType]:
     return shown
 
 
+def interrupted_text(records: Sequence[Record]) -> str:
+    """Behind a title, where not everything was measured."""
+    return ", interrupted" if any(record.interrupted for record in records) else ""
+
+
 def conditions(record: Record) -> list[tuple[str, str]]:
     """Machine, versions and settings that the figures belong to."""
     machine, settings = record.machine, record.settings
@@ -189,7 +194,7 @@ def verdict_text(comparison: Comparison) -> str:
 
 def _single(record: Record) -> RenderableType:
     shown = table(
-        f"{record.model.label}, {size_text(record.model.file_bytes)}",
+        f"{record.model.label}, {size_text(record.model.file_bytes)}{interrupted_text([record])}",
         ("", "left"),
         ("median", "right"),
         ("spread", "right"),
@@ -203,7 +208,7 @@ def _single(record: Record) -> RenderableType:
 
 def _side_by_side(records: Sequence[Record]) -> RenderableType:
     columns: list[tuple[str, Literal["left", "right"]]] = [(label, "right") for label in short_labels(records)]
-    shown = table("Side by side", ("", "left"), *columns)
+    shown = table(f"Side by side{interrupted_text(records)}", ("", "left"), *columns)
     _keep_figures_whole(shown)
     shown.add_row(cell("file"), *(cell(size_text(record.model.file_bytes)) for record in records))
     for kind in kinds_of(records):

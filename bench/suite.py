@@ -69,7 +69,7 @@ class _Found:
     """What is gathered about one model on the way to its record."""
 
     path: Path
-    model: ModelRecord | None = None
+    model: ModelRecord
     metrics: list[Metric] = field(default_factory=list)
     quality_metrics: list[Metric] = field(default_factory=list)
     gaps_seconds: dict[str, list[float]] = field(default_factory=dict)
@@ -77,10 +77,21 @@ class _Found:
     ceiling: dict[str, Any] | None = None
     quality: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    fresh_starts: int = 0
+    """That were measured."""
+    rounds: int = 0
+    """Of speeds that were measured."""
+
+    @property
+    def has_figures(self) -> bool:
+        return bool(self.metrics or self.quality_metrics)
 
 
 def run_bench(plan: BenchPlan, guard: Guard | None = None, say: Callable[[str], None] = lambda _: None) -> list[Record]:
-    """Measure everything: first the ceiling, then quality, fresh starts and speeds. A record for each model."""
+    """Measure everything: first the ceiling, then quality, fresh starts and speeds. A record for each model.
+
+    KeyboardInterrupt ends it early: what was measured by then is given, and goes on to be raised if that is nothing.
+    """
     for path in plan.models:
         check_length(path, plan.settings)
     started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -90,19 +101,43 @@ def run_bench(plan: BenchPlan, guard: Guard | None = None, say: Callable[[str], 
     bandwidth = measure_bandwidth(plan.settings.threads, available_bytes=read_ram().available_bytes)
     say(f"Memory gives {bandwidth.highest / 1e9:.1f} GB/s")
     told = hidden_meter()
-    found = [_Found(path, notes=[told] if told else []) for path in plan.models]
+    found = [_Found(path, model_record(path), notes=[told] if told else []) for path in plan.models]
+    is_interrupted = False
+    try:
+        _measure(found, plan, bandwidth, guard, say)
+    except KeyboardInterrupt:
+        found = [each for each in found if each.has_figures]
+        if not found:
+            raise
+        for each in found:
+            each.notes.insert(0, _interruption_note(each, plan))
+        is_interrupted = True
+    settings = _settings_document(plan, guard)
+    return [_record(each, started, settings, machine, interrupted=is_interrupted) for each in found]
+
+
+def _measure(
+    found: Sequence[_Found], plan: BenchPlan, bandwidth: Bandwidth, guard: Guard, say: Callable[[str], None]
+) -> None:
     if plan.quality:
         _measure_quality(found, plan.settings, plan.quality, say)  # first: what is wrong with its input shows here
     for each in found:
         _start_fresh(each, plan.settings, say)
     for group in _groups(found):
         _measure_speeds(group, plan.settings, bandwidth, guard, say)
-    settings = _settings_document(plan, guard)
-    return [_record(each, started, settings, machine) for each in found]
 
 
-def _record(found: _Found, started: str, settings: Mapping[str, Any], machine: Mapping[str, Any]) -> Record:
-    assert found.model is not None, f"{found.path} was not opened"
+def _interruption_note(found: _Found, plan: BenchPlan) -> str:
+    missing = ", and no quality" if plan.quality and not found.quality_metrics else ""
+    return (
+        f"Interrupted: {found.rounds} of {plan.settings.rounds} rounds and {found.fresh_starts} of "
+        f"{plan.settings.fresh_starts} fresh starts were measured{missing}."
+    )
+
+
+def _record(
+    found: _Found, started: str, settings: Mapping[str, Any], machine: Mapping[str, Any], *, interrupted: bool
+) -> Record:
     return Record(
         model=found.model,
         started=started,
@@ -114,6 +149,7 @@ def _record(found: _Found, started: str, settings: Mapping[str, Any], machine: M
         memory=found.memory,
         quality=tuple(found.quality),
         notes=tuple(found.notes),
+        interrupted=interrupted,
     )
 
 
@@ -146,10 +182,17 @@ def _start_fresh(found: _Found, settings: BenchSettings, say: Callable[[str], No
         settings.value_type,
     )
     kinds = (False, True) if can_forget_files() else (True,)
-    starts = []
-    for number in range(settings.fresh_starts):
-        say(f"{found.path.name}: fresh start {number + 1} of {settings.fresh_starts}")
-        starts += [measure_fresh_start(found.path, fresh, from_memory=is_warm) for is_warm in kinds]
+    starts: list[FreshStart] = []
+    try:
+        for number in range(settings.fresh_starts):
+            say(f"{found.path.name}: fresh start {number + 1} of {settings.fresh_starts}")
+            starts += [measure_fresh_start(found.path, fresh, from_memory=is_warm) for is_warm in kinds]
+    finally:  # an interrupt too leaves those before it
+        found.fresh_starts = len(starts) // len(kinds)
+        _take_fresh(found, starts)
+
+
+def _take_fresh(found: _Found, starts: Sequence[FreshStart]) -> None:
     found.metrics += fresh_metrics(starts)
     if starts:
         last = starts[-1]
@@ -207,18 +250,24 @@ def _measure_speeds(
             say(f"Opening {each.path.name}")
             subjects.append(stack.enter_context(opened(each.path, settings)))
         cases = [case for subject in subjects for case in subject.cases]
-        samples = measure_in_turn(
-            cases,
-            settings.rounds,
-            guard,
-            lambda number: say(f"Round {number} of {settings.rounds}" if number else "Warming up"),
-        )
-        remaining = iter(samples)
-        for each, subject in zip(group, subjects, strict=True):
-            own = [next(remaining) for _ in subject.cases]
-            each.model = model_record(subject.path, subject.engine.model)
-            _take_speeds(each, subject, own, settings)
-            _take_ceiling(each, subject, settings, bandwidth)
+        rounds: list[list[Sample]] = []
+        cached: list[float] = []
+        try:
+            for taken in measure_in_turn(
+                cases,
+                settings.rounds,
+                guard,
+                lambda number: say(f"Round {number} of {settings.rounds}" if number else "Warming up"),
+            ):
+                cached = cached or [each.decode_steps.bytes_per_token(settings.generated_tokens) for each in subjects]
+                rounds.append(taken)
+        finally:  # an interrupt too leaves the rounds before it
+            samples = zip(*rounds, strict=True)  # by case
+            for each, subject, bytes_per_token in zip(group, subjects, cached, strict=False):  # none without a round
+                each.rounds = len(rounds)
+                each.model = model_record(subject.path, subject.engine.model)
+                _take_speeds(each, subject, [next(samples) for _ in subject.cases], settings)
+                _take_ceiling(each, settings, bandwidth, bytes_per_token)
 
 
 def _take_speeds(found: _Found, subject: Subject, samples: Sequence[Sequence[Sample]], settings: BenchSettings) -> None:
@@ -269,13 +318,13 @@ def throttling_notes(by_case: Mapping[str, Sequence[Sample]]) -> list[str]:
     return notes
 
 
-def _take_ceiling(found: _Found, subject: Subject, settings: BenchSettings, bandwidth: Bandwidth) -> None:
+def _take_ceiling(found: _Found, settings: BenchSettings, bandwidth: Bandwidth, cached_per_token: float) -> None:
     """What the bandwidth allows, and the share of it that decoding reaches. Of layers on a card it says nothing."""
     if system.supports_gpu_offload() and settings.gpu_layers != 0:
         found.notes.append("Layers are on a graphics card, whose bandwidth is not measured: there is no ceiling.")
         return
     generated = settings.generated_tokens
-    cache_bytes = subject.decode_steps.bytes_per_token(generated) * (generated + 1) / 2
+    cache_bytes = cached_per_token * (generated + 1) / 2
     limit = ceiling(bandwidth, weight_bytes_per_token(read_gguf(found.path)), round(cache_bytes))
     found.ceiling = {"bandwidth": asdict(bandwidth), **asdict(limit)}
     place, decode = next(each for each in enumerate(found.metrics) if each[1].kind.name == f"tg{generated}")

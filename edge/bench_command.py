@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
-from collections.abc import Mapping
+import os
+import signal
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 OutputFormat = Literal["table", "llama-bench"]
 CacheType = Literal["F16", "Q8_0", "Q4_0"]
+_ENDING = b"\nInterrupted: what was measured is shown in a moment. Ctrl-C ends at once.\n"
 
 
 def bench(
@@ -76,7 +80,7 @@ def bench(
     """Measure speed, latency, memory and quality, against what the memory's bandwidth allows."""
     from bench.cases import BenchSettings
     from bench.compare import check_comparable, compare_records
-    from bench.record import read_records, record_line
+    from bench.record import read_records
     from bench.suite import BenchPlan, model_record, run_bench
     from edge.devices import physical_cores
     from edge.terminal import note
@@ -100,8 +104,50 @@ def bench(
     if compare:
         check_comparable([model_record(path) for path in paths], settings.document, earlier, compare)
     plan = BenchPlan(paths, settings, _quality_plan(quality, reference, chunks))
-    records = run_bench(plan, say=note)
-    comparison = compare_records(records, earlier, compare, threshold) if compare else None
+    with _second_interrupt_ends_at_once():
+        records = run_bench(plan, say=note)
+        is_interrupted = any(record.interrupted for record in records)
+        if is_interrupted and compare:
+            note(f"Interrupted runs are not compared; {compare} was left alone.")
+        judged = None if is_interrupted else compare
+        comparison = compare_records(records, earlier, judged, threshold) if judged else None
+        _report(records, comparison, output_format, as_json=as_json, out=out, html=html)
+    if is_interrupted:
+        raise typer.Exit(130)
+    if comparison and comparison.is_worse:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _second_interrupt_ends_at_once() -> Iterator[None]:
+    """Inside the block, Ctrl-C raises KeyboardInterrupt once, and any further one ends the process as it stands."""
+    usual = signal.getsignal(signal.SIGINT)
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # even where the interpreter waits for llama.cpp
+        with contextlib.suppress(OSError):
+            os.write(2, _ENDING)  # a handler may not print: it may have come in the middle of that
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def _report(
+    records: list[Record],
+    comparison: Comparison | None,
+    output_format: OutputFormat,
+    *,
+    as_json: bool,
+    out: Path | None,
+    html: Path | None,
+) -> None:
+    """Print what was found, and write it to the files that are given."""
+    from bench.record import record_line
+
     _print(records, comparison, output_format, as_json)  # first: what cannot be written is not lost then
     contents = {}
     if out:
@@ -111,8 +157,6 @@ def bench(
 
         contents[html] = html_report(records, comparison)
     _keep(contents)
-    if comparison and comparison.is_worse:
-        raise typer.Exit(1)
 
 
 def _streams(text: str) -> tuple[int, ...]:

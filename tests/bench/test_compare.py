@@ -113,6 +113,13 @@ def test_a_file_of_a_model_of_another_name_or_size_is_said() -> None:
     )
 
 
+def test_an_earlier_run_that_was_interrupted_is_said() -> None:
+    old = replace(make_record(), interrupted=True)
+    assert compare_records([make_record()], [old], EARLIER).notes == (
+        f"{EARLIER.name} was interrupted: its figures have fewer samples.",
+    )
+
+
 def test_of_several_models_alike_the_one_of_the_same_name_is_compared() -> None:
     new = make_record(samples={DECODE: OLD})
     other = make_record(samples={DECODE: [1.0, 2.0, 3.0, 4.0, 5.0]})

@@ -231,3 +231,9 @@ def test_the_curve_of_gaps_rises_from_the_shortest_to_the_longest() -> None:
     assert curve == ((10.0, 0.0), (20.0, 0.5), (30.0, 1.0))
     assert len(cumulative([0.01] * 10_000)) == 160
     assert cumulative([0.01]) == ((10.0, 1.0),)
+
+
+def test_the_page_of_an_interrupted_run_says_so_in_its_head() -> None:
+    page = html_report([replace(make_record(), interrupted=True)])
+    assert "<h1>model-Q4_0 (Q4_0), interrupted</h1>" in page
+    assert "interrupted" not in html_report([make_record()])

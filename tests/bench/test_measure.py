@@ -37,11 +37,11 @@ def _states(*events: int) -> list[ThrottleState]:
 def test_cases_are_run_in_an_order_that_turns_around_and_the_first_round_warms_up() -> None:
     log: list[tuple[str, int]] = []
     rounds: list[int] = []
-    samples = measure_in_turn([_Case("a", log), _Case("b", log)], 2, Guard(), rounds.append)
+    taken = list(measure_in_turn([_Case("a", log), _Case("b", log)], 2, Guard(), rounds.append))
     assert log == [("b", 0), ("a", 0), ("a", 1), ("b", 1), ("b", 2), ("a", 2)]
-    assert [[sample.observation.values for sample in each] for each in samples] == [
-        [{"a": 1.0}, {"a": 2.0}],
-        [{"b": 1.0}, {"b": 2.0}],
+    assert [[sample.observation.values for sample in each] for each in taken] == [
+        [{"a": 1.0}, {"b": 1.0}],
+        [{"a": 2.0}, {"b": 2.0}],
     ]
     assert rounds == [0, 1, 2]
 

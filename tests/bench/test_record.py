@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,17 @@ from tests.bench.bench_records import DECODE, make_record
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    records = [make_record("Q4_0", notes=("A note.",)), make_record("Q8_0", divergence=None)]
+    records = [make_record("Q4_0", notes=("A note.",)), replace(make_record("Q8_0", divergence=None), interrupted=True)]
     path.write_text("".join(f"{record_line(record)}\n" for record in records), encoding="utf-8")
     assert read_records(path) == records
+
+
+def test_a_record_from_before_runs_could_be_interrupted_is_a_whole_one(tmp_path: Path) -> None:
+    document = json.loads(record_line(make_record()))
+    del document["interrupted"]
+    path = tmp_path / "run.jsonl"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert read_records(path) == [make_record()]
 
 
 def test_a_line_has_summaries_beside_the_samples() -> None:

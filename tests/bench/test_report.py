@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,12 @@ def test_a_comparison_stays_readable_on_a_narrow_terminal() -> None:
     text = _text(comparison_tables(compare_records(sides[:1], sides[1:], Path("old.jsonl"))), width=80)
     (line,) = [" ".join(line.split()) for line in text.splitlines() if "1,254 tok/s" in line]
     assert line == "prefill, 512 tokens 1,254 1,254 tok/s 1.00x ? same"
+
+
+def test_what_is_shown_of_an_interrupted_run_says_so() -> None:
+    record = replace(make_record(), interrupted=True, notes=("Interrupted: 2 of 5 rounds were measured.",))
+    alone, beside = _text(run_tables([record])), _text(run_tables([record, make_record("Q8_0")]))
+    assert "model-Q4_0 (Q4_0), 92.0 MB, interrupted" in alone
+    assert "Side by side, interrupted" in beside
+    assert "Interrupted: 2 of 5 rounds were measured." in alone
+    assert "interrupted" not in _text(run_tables([make_record()]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,3 +219,45 @@ def test_gaps_are_between_the_tokens_of_each_reply() -> None:
     assert gaps_of(runs) == [0.5, 1.5, 0.25]
     with pytest.raises(EdgeError, match="The replies had a single token"):
         gaps_of([Run(0.0, (1.0,), 1.0, completion)])
+
+
+def _interrupted_at(said: list[str], moment: str) -> Callable[[str], None]:
+    """A progress line for which the user presses Ctrl-C."""
+
+    def say(text: str) -> None:
+        said.append(text)
+        if text == moment:
+            raise KeyboardInterrupt
+
+    return say
+
+
+def test_an_interrupted_run_keeps_the_rounds_that_were_complete(models: tuple[Path, Path]) -> None:
+    settings = BenchSettings(16, 8, (1,), rounds=3, threads=1, gpu_layers=0, fresh_starts=0)
+    records = run_bench(BenchPlan(models, settings), Guard(), _interrupted_at([], "Round 3 of 3"))
+    assert [record.model.name for record in records] == [path.stem for path in models]
+    for record in records:
+        assert record.interrupted
+        assert record.notes[0] == "Interrupted: 2 of 3 rounds and 0 of 0 fresh starts were measured."
+        decode, share = record.metric("tg8"), record.metric("ceiling_share")
+        assert decode and share and len(decode.samples) == len(share.samples) == 2
+        assert len(record.gaps_seconds["1"]) == 16
+
+
+def test_a_run_interrupted_before_its_speeds_keeps_the_fresh_starts_and_leaves_out_models_without_any(
+    models: tuple[Path, Path],
+) -> None:
+    settings = BenchSettings(16, 8, (1,), rounds=1, threads=1, gpu_layers=0, fresh_starts=2)
+    moment = f"{models[0].name}: fresh start 2 of 2"
+    (record,) = run_bench(BenchPlan(models, settings), Guard(), _interrupted_at([], moment))
+    assert record.notes[0] == "Interrupted: 0 of 1 rounds and 1 of 2 fresh starts were measured."
+    assert record.model.name == models[0].stem
+    peak = record.metric("peak_rss")
+    assert peak and len(peak.samples) == 2  # from disk, and from memory
+    assert record.metric("tg8") is None
+
+
+def test_a_run_interrupted_before_anything_was_measured_is_no_run(models: tuple[Path, Path]) -> None:
+    settings = BenchSettings(16, 8, (1,), rounds=1, threads=1, gpu_layers=0, fresh_starts=0)
+    with pytest.raises(KeyboardInterrupt):
+        run_bench(BenchPlan(models, settings), Guard(), _interrupted_at([], "Round 1 of 1"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -220,3 +221,23 @@ def test_wrong_options_are_refused_before_anything_is_measured(
     assert caught.value.message == message
     assert caught.value.hint
     assert plans == []
+
+
+def test_an_interrupted_run_is_reported_and_not_compared(
+    plans: list[BenchPlan], tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = bench.suite.run_bench
+    monkeypatch.setattr(
+        bench.suite,
+        "run_bench",
+        lambda plan, say: [replace(record, interrupted=True) for record in measured(plan, say=say)],
+    )
+    earlier = _earlier(tmp_path, tiny_gguf, (200.0, 201.0, 202.0, 203.0, 204.0))
+    out, usual = tmp_path / "now.jsonl", signal.getsignal(signal.SIGINT)
+    words = ["bench", str(tiny_gguf), "--threads", "1", "--compare", str(earlier), "--out", str(out)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 130
+    assert "interrupted" in result.stdout and "Against the earlier run" not in result.stdout
+    assert result.stderr.splitlines()[-1] == f"Interrupted runs are not compared; {earlier} was left alone."
+    assert read_records(out)[0].interrupted
+    assert signal.getsignal(signal.SIGINT) is usual
