@@ -23,7 +23,7 @@ from bench.convert_report import Result, Round, SideRun, print_table, result_doc
 from bench.convert_sides import Case, Converter, Side, sides_of, step_of, verify_step
 from bench.encode import KINDS
 from bench.encode import measure as measure_encoder
-from bench.process import DISK_BLOCK_BYTES, run_measured
+from bench.process import DISK_BLOCK_BYTES, check_can_measure_processes, run_measured
 from convert.checkpoint import Checkpoint, read_checkpoint
 from edge.devices import physical_cores
 from edge.errors import EdgeError
@@ -58,6 +58,7 @@ def main() -> None:
 
 def measure(case: Case, repeat: int, *, keep: Path | None = None) -> Result:
     """Run every side `repeat` times in turn. Whatever it writes is gone afterwards, but for a checkpoint to keep."""
+    check_can_measure_processes()  # before a checkpoint of gigabytes is made
     with tempfile.TemporaryDirectory(prefix="bench-convert-", dir=Path.cwd()) as scratch:
         work = Path(scratch)
         checkpoint = read_checkpoint(_generated(case, keep or work / "checkpoint"))

@@ -78,11 +78,6 @@ def measure_fresh_start(path: Path, settings: FreshSettings, *, from_memory: boo
     )
 
 
-def can_measure_processes() -> bool:
-    """Whether this system tells the peak memory of a process that ended."""
-    return hasattr(os, "wait4")
-
-
 def can_forget_files() -> bool:
     """Whether this system drops what it keeps of a file when asked to."""
     return hasattr(os, "posix_fadvise")

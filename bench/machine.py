@@ -59,6 +59,8 @@ def _governor(root: Path) -> str | None:
 
 
 def _load_average() -> float | None:
+    if not hasattr(os, "getloadavg"):
+        return None  # Windows
     try:
         return round(os.getloadavg()[0], 2)
     except OSError:

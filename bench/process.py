@@ -32,10 +32,20 @@ class Measurement:
     peak_disk_bytes: int
 
 
+def can_measure_processes() -> bool:
+    """Whether this system tells the peak memory of a process that ended. Windows does not."""
+    return hasattr(os, "wait4")
+
+
+def check_can_measure_processes() -> None:
+    """EdgeError where it does not, for those who do much before the first command."""
+    if not can_measure_processes():
+        raise EdgeError("Peak memory of a command cannot be measured on this system.", hint="Use Linux or macOS.")
+
+
 def run_measured(command: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None) -> Measurement:
     """Run a command to its end with what it prints kept back. EdgeError with its last lines when it fails."""
-    if not hasattr(os, "wait4"):
-        raise EdgeError("Peak memory of a command cannot be measured on this system.", hint="Use Linux or macOS.")
+    check_can_measure_processes()
     with tempfile.TemporaryDirectory() as scratch, _DiskWatch(folder) as disk:
         report = Path(scratch) / "report"
         output = _run([str(report), *command], {**os.environ, **(environment or {})})

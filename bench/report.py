@@ -125,7 +125,7 @@ def conditions(record: Record) -> list[tuple[str, str]]:
         ),
         ("energy", meter),
         ("throttling", throttling),
-        ("load before", str(machine["load_average"])),
+        ("load before", "unknown" if machine["load_average"] is None else str(machine["load_average"])),
         ("versions", versions),
     ]
 

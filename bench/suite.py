@@ -15,11 +15,11 @@ from bench.fresh_start import (
     FreshSettings,
     FreshStart,
     can_forget_files,
-    can_measure_processes,
     measure_fresh_start,
 )
 from bench.machine import machine_record
 from bench.measure import Guard, Sample, measure_in_turn
+from bench.process import can_measure_processes
 from bench.quality import Compared, Estimate, Quality, measure_quality
 from bench.record import Metric, MetricKind, ModelRecord, Record
 from edge.ceiling import Bandwidth, ceiling, measure_bandwidth, weight_bytes_per_token
