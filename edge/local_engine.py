@@ -65,7 +65,12 @@ class LocalEngine:
             check_adapter(adapters[name], file)
         with ExitStack() as opened:
             self._model = opened.enter_context(
-                Model(path, gpu_layers=settings.gpu_layers, gpu_split=settings.gpu_split)
+                Model(
+                    path,
+                    gpu_layers=settings.gpu_layers,
+                    gpu_split=settings.gpu_split,
+                    repack_weights=settings.repack_weights,
+                )
             )
             self._adapters = {
                 name: opened.enter_context(Adapter(self._model, wanted.path)) for name, wanted in named.items()
@@ -281,8 +286,8 @@ def _exact_steps(
     """The largest step that is computed as its tokens would be one by one: of the model, and of each adapter."""
     if settings.gpu_layers and supports_gpu_offload():
         return None, dict.fromkeys(adapters)  # GPUs round otherwise in any case
-    of_model = exact_step_tokens(file) if context.attends_alike else 1
-    return of_model, {name: exact_step_tokens(adapter) for name, adapter in adapters.items()}
+    of_model = exact_step_tokens(file, repack_weights=settings.repack_weights) if context.attends_alike else 1
+    return of_model, {name: exact_step_tokens(each, repack_weights=False) for name, each in adapters.items()}
 
 
 def _drafting(
