@@ -17,6 +17,9 @@ except ImportError:  # no compiler when edge was installed: numpy takes twice as
 Logits = npt.NDArray[np.float32]
 TokenIds = npt.NDArray[np.intp]
 
+CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+"""llama_token_data"""
+
 _GROUP_TOKENS = 64
 """Tokens that share one maximum, at most."""
 _GROUPS_PER_TOKEN = 4
@@ -42,12 +45,24 @@ def likely_tokens(logits: Logits, count: int) -> TokenIds:
 
 
 def _found_natively(logits: Logits, count: int) -> TokenIds | None:
-    """What the C module finds; None without it, if there are not enough numbers, or a great many equals."""
+    found = np.empty(_MANY_TOKENS, CANDIDATE)
+    written = find_candidates(logits, count, maxima_of(len(logits)), found)
+    return found["id"][:written].astype(np.intp) if written >= 0 else None
+
+
+def maxima_of(vocabulary_size: int) -> npt.NDArray[np.float32]:
+    """Room for `find_candidates` to work in."""
+    return np.empty(vocabulary_size // _NATIVE_GROUP_TOKENS, np.float32)
+
+
+def find_candidates(logits: Logits, count: int, maxima: npt.NDArray[np.float32], found: npt.NDArray[np.void]) -> int:
+    """As `likely_tokens`, with what is found written to `found`, an array of CANDIDATE; gives the number of them.
+
+    -1 without the C module, if there are not enough numbers, or too many equals for `found`.
+    """
     if _candidates is None or not 1 <= count <= len(logits) or not logits.flags.c_contiguous:
-        return None
-    maxima, found = np.empty(len(logits) // _NATIVE_GROUP_TOKENS, np.float32), np.empty(_MANY_TOKENS, np.int64)
-    written = _candidates.likely_tokens(logits, count, maxima, found)
-    return found[:written] if written >= 0 else None
+        return -1
+    return _candidates.likely_candidates(logits, count, maxima, found)
 
 
 def _above_sample(logits: Logits, count: int) -> TokenIds | None:

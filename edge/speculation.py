@@ -103,7 +103,7 @@ class Speculation:
         tokens = self._ask(limit, step_seconds)
         if self._drafter.is_behind:
             return []
-        count = self._best_count(step_seconds) or self._tried_count()
+        count = (self._best_count(step_seconds) or self._tried_count()) if tokens else 0
         if not count:
             self._account(-self._spent_seconds / step_seconds)
         return tokens[:count]

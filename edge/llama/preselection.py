@@ -23,7 +23,8 @@ class Preselection:
     """The rule that the settings allow: so many of the highest logits, or those near the highest one, or all."""
 
     def __init__(self, settings: SamplingSettings) -> None:
-        self._count = _needed_tokens(settings)
+        self.count = _needed_tokens(settings)
+        """How many of the highest logits are enough, if their number is."""
         self._distance = _needed_distance(settings)
         self._masked = np.empty(0, np.float32)
 
@@ -42,14 +43,14 @@ class Preselection:
         logits[penalized] = -np.inf
         tokens = np.union1d(among(logits), penalized)
         logits[penalized] = kept
-        if self._count is not None and len(tokens) < self._count:
+        if self.count is not None and len(tokens) < self.count:
             return _all_tokens(logits, allowed)
         return tokens
 
     def _among(self, logits: Logits, allowed: Mask) -> TokenIds:
         """The allowed ones of those that are needed. To list all allowed tokens is dear, unless they are few."""
         found = None
-        narrows = self._count is not None or self._distance is not None
+        narrows = self.count is not None or self._distance is not None
         if narrows and np.count_nonzero(allowed) > _FEW_SHARE * len(allowed):
             found = self._permitted(logits, allowed)
             if found is None:
@@ -61,10 +62,10 @@ class Preselection:
 
     def _permitted(self, logits: Logits, allowed: Mask) -> TokenIds | None:
         """The allowed ones among the likely tokens, if they are enough."""
-        tokens = likely_tokens(logits, 4 * (self._count or 1) + 32)
+        tokens = likely_tokens(logits, 4 * (self.count or 1) + 32)
         tokens = tokens[allowed[tokens]]
-        if self._count is not None:
-            return tokens if len(tokens) >= self._count else None
+        if self.count is not None:
+            return tokens if len(tokens) >= self.count else None
         if not len(tokens):
             return None
         tokens = self._near(logits, logits[tokens].max())
@@ -83,8 +84,8 @@ class Preselection:
         return masked
 
     def _highest(self, logits: Logits) -> TokenIds:
-        if self._count is not None:
-            return likely_tokens(logits, self._count)
+        if self.count is not None:
+            return likely_tokens(logits, self.count)
         if self._distance is not None:
             return self._near(logits, logits.max())
         return np.arange(len(logits))

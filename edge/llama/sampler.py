@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edge.candidates import Logits, TokenIds
+from edge.candidates import CANDIDATE, Logits, TokenIds, find_candidates, maxima_of
 from edge.errors import EdgeError, EngineFailedError
 from edge.llama.library import backend
 from edge.llama.penalized import PenalizedTokens
@@ -22,7 +22,6 @@ from edge.llama.preselection import Mask, Preselection
 from edge.llama.sampler_chain import SamplerVocabulary, build_chain
 from edge.settings import SamplingSettings
 
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 _FIRST_CAPACITY = 1024
 _HIGHEST_BIAS = 1e30  # within the range of float32, with room for a few of them
 
@@ -54,6 +53,9 @@ class Sampler:
         self._preselection = Preselection(settings)
         changes_logits = len(self._biased) > 0 or self._penalized.can_be_any
         self._own_logits = np.empty(vocab.size, np.float32) if changes_logits else None
+        self._plain_count = None if self._penalized.can_be_any else self._preselection.count
+        """How many of the highest logits are enough, where nothing but them matters."""
+        self._maxima = maxima_of(vocab.size)
         self._is_greedy = settings.temperature == 0 and not self._penalized.can_be_any
         self._array = self._llama.llama_token_data_array()
         self._array_pointer = ctypes.pointer(self._array)
@@ -84,6 +86,10 @@ class Sampler:
             _check_numbers(row[token])
             self._check_chosen(row[token])
             return token
+        if allowed is None and self._plain_count is not None:
+            found = find_candidates(row, self._plain_count, self._maxima, self._candidates)
+            if found > 0:
+                return self._draw_from(found)
         tokens = self._preselection.tokens(row, allowed, self._penalized.tokens())
         if not len(tokens):  # what is not a number is not among the likely tokens
             assert allowed is None or allowed.any(), "no token is allowed"
@@ -111,20 +117,24 @@ class Sampler:
             self._reserve(count)
         self._ids[:count] = tokens
         self._logits[:count] = values
+        return self._draw_from(count)
+
+    def _draw_from(self, count: int) -> int:
+        """Let the chain choose among the first candidates."""
         array = self._array
         array.data, array.size = self._first_candidate, count  # a stage may have moved the start
         array.selected, array.sorted = -1, False
         self._llama.llama_sampler_apply(self._chain, self._array_pointer)
         chosen = array.data[array.selected]
         if not chosen.p > 0:  # there are none behind a greedy stage, and none where a logit was no number
-            _check_numbers(values.max())
+            _check_numbers(self._logits[:count].max())
         self._check_chosen(chosen.logit)
         return int(chosen.id)
 
     def _reserve(self, capacity: int) -> None:
-        candidates = np.zeros(capacity, _CANDIDATE)
-        self._ids, self._logits = candidates["id"], candidates["logit"]
-        self._first_candidate = ctypes.cast(candidates.ctypes.data, type(self._array.data))
+        self._candidates = np.zeros(capacity, CANDIDATE)
+        self._ids, self._logits = self._candidates["id"], self._candidates["logit"]
+        self._first_candidate = ctypes.cast(self._candidates.ctypes.data, type(self._array.data))
 
     def _check_chosen(self, logit: float) -> None:
         """EdgeError if even the token that was chosen is ruled out."""

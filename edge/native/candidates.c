@@ -88,31 +88,35 @@ static float find_bar(const float *maxima, Py_ssize_t groups, Py_ssize_t count) 
     return low;
 }
 
-static Py_ssize_t collect(const float *values, Py_ssize_t first, Py_ssize_t end, float bar, int64_t *found,
-                          Py_ssize_t count, Py_ssize_t room) {
-    for (Py_ssize_t token = first; token < end; token++)
-        if (values[token] >= bar) {
-            if (count == room)
-                return -1;
-            found[count++] = token;
-        }
-    return count;
-}
+/* As llama_token_data of llama.h. */
+typedef struct {
+    int32_t id;
+    float logit;
+    float p;
+} candidate;
 
-static Py_ssize_t likely(const float *logits, Py_ssize_t tokens, Py_ssize_t count, float *maxima, int64_t *found,
-                         Py_ssize_t room) {
+static Py_ssize_t find_likely(const float *logits, Py_ssize_t tokens, Py_ssize_t count, float *maxima, candidate *found,
+                              Py_ssize_t room) {
     Py_ssize_t groups = tokens / GROUP, held = 0;
     find_maxima(logits, maxima, groups);
     float bar = find_bar(maxima, groups, count);
     if (isnan(bar))
         return -1;
-    for (Py_ssize_t group = 0; group < groups && held >= 0; group++)
-        if (maxima[group] >= bar)
-            held = collect(logits, group * GROUP, (group + 1) * GROUP, bar, found, held, room);
-    return held < 0 ? held : collect(logits, groups * GROUP, tokens, bar, found, held, room);
+    for (Py_ssize_t group = 0; group <= groups; group++) { /* behind the last group, what is left of the tokens */
+        if (group < groups && !(maxima[group] >= bar))
+            continue;
+        Py_ssize_t end = group < groups ? (group + 1) * GROUP : tokens;
+        for (Py_ssize_t token = group * GROUP; token < end; token++)
+            if (logits[token] >= bar) {
+                if (held == room)
+                    return -1;
+                found[held++] = (candidate){(int32_t)token, logits[token], 0.0f};
+            }
+    }
+    return held;
 }
 
-static PyObject *likely_tokens(PyObject *module, PyObject *arguments) {
+static PyObject *likely_candidates(PyObject *module, PyObject *arguments) {
     Py_buffer logits, maxima, found;
     Py_ssize_t count, result = -1;
     (void)module;
@@ -122,7 +126,7 @@ static PyObject *likely_tokens(PyObject *module, PyObject *arguments) {
     if (count < 1 || maxima.len / (Py_ssize_t)sizeof(float) < tokens / GROUP)
         PyErr_SetString(PyExc_ValueError, "a count of at least 1, and room for the maximum of each group");
     else
-        result = likely(logits.buf, tokens, count, maxima.buf, found.buf, found.len / (Py_ssize_t)sizeof(int64_t));
+        result = find_likely(logits.buf, tokens, count, maxima.buf, found.buf, found.len / (Py_ssize_t)sizeof(candidate));
     PyBuffer_Release(&logits);
     PyBuffer_Release(&maxima);
     PyBuffer_Release(&found);
@@ -130,9 +134,9 @@ static PyObject *likely_tokens(PyObject *module, PyObject *arguments) {
 }
 
 static PyMethodDef methods[] = {
-    {"likely_tokens", likely_tokens, METH_VARARGS,
-     "How many ids were written to `found`, ascending: of the `count` highest logits, their equals and maybe more.\n\n"
-     "-1 if there are not enough numbers, or too many ids for `found`."},
+    {"likely_candidates", likely_candidates, METH_VARARGS,
+     "How many were written to `found`, by ascending id: the `count` highest logits, their equals and maybe more.\n\n"
+     "-1 if there are not enough numbers, or too many for `found`."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge.candidates import CANDIDATE
 from edge.llama.library import backend
 from edge.settings import SamplingSettings
-
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
 class SamplingOracle:
@@ -58,7 +57,7 @@ class SamplingOracle:
     def _apply(
         self, chain: Any, tokens: npt.NDArray[np.intp], logits: npt.NDArray[np.float32]
     ) -> tuple[int, npt.NDArray[np.float32]]:
-        candidates = np.zeros(len(tokens), _CANDIDATE)
+        candidates = np.zeros(len(tokens), CANDIDATE)
         candidates["id"], candidates["logit"] = tokens, logits
         array = self._llama.llama_token_data_array()
         array.data = ctypes.cast(candidates.ctypes.data, type(array.data))

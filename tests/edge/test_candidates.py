@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from edge import candidates
-from edge.candidates import Logits, likely_tokens, top_tokens
+from edge.candidates import CANDIDATE, Logits, likely_tokens, top_tokens
 from edge.native import _candidates
 
 BOTH = pytest.mark.parametrize("module", [_candidates, None], ids=["native", "numpy"], indirect=True)
@@ -72,17 +72,17 @@ def test_few_tokens_of_a_large_vocabulary_are_likely(size: int) -> None:
 
 def test_module_says_where_numpy_has_to_look() -> None:
     row = np.full(6400, -np.inf, np.float32)
-    maxima, found = np.empty(100, np.float32), np.empty(64, np.int64)
+    maxima, found = np.empty(100, np.float32), np.empty(64, CANDIDATE)
     row[[7, 4000]] = 1
-    assert _candidates.likely_tokens(row, 2, maxima, found) == 2
-    assert found[:2].tolist() == [7, 4000]
-    assert _candidates.likely_tokens(row, 3, maxima, found) == -1  # fewer groups have a number
+    assert _candidates.likely_candidates(row, 2, maxima, found) == 2
+    assert found[:2].tolist() == [(7, 1.0, 0.0), (4000, 1.0, 0.0)]
+    assert _candidates.likely_candidates(row, 3, maxima, found) == -1  # fewer groups have a number
     row[:] = 1
-    assert _candidates.likely_tokens(row, 2, maxima, found) == -1  # more are alike than there is room for
+    assert _candidates.likely_candidates(row, 2, maxima, found) == -1  # more are alike than there is room for
     row[:] = np.nan
-    assert _candidates.likely_tokens(row, 1, maxima, found) == -1
+    assert _candidates.likely_candidates(row, 1, maxima, found) == -1
 
 
 def test_module_refuses_too_little_room_for_maxima() -> None:
     with pytest.raises(ValueError, match="room for the maximum of each group"):
-        _candidates.likely_tokens(np.zeros(6400, np.float32), 1, np.empty(99, np.float32), np.empty(64, np.int64))
+        _candidates.likely_candidates(np.zeros(6400, np.float32), 1, np.empty(99, np.float32), np.empty(64, CANDIDATE))
