@@ -50,6 +50,7 @@ class BenchSettings:
     value_type: KVType = "F16"
     fresh_starts: int = 4
     """Of each kind: with the file in memory, and without. Of fewer than 4, no comparison can be sure."""
+    repack_weights: bool = True
 
     def __post_init__(self) -> None:
         limits = (
@@ -92,6 +93,7 @@ class BenchSettings:
             prefill_tokens=PREFILL_STEP_TOKENS,
             key_type=self.key_type,
             value_type=self.value_type,
+            repack_weights=self.repack_weights,
             speculation="off",
         )
 

@@ -24,10 +24,13 @@ _MUST_MATCH = (
     "gpu_layers",
     "key_type",
     "value_type",
+    "repack_weights",
     "prompt_tokens",
     "generated_tokens",
     "largest_streams",
 )
+_WHERE_NOT_SAID = {"repack_weights": True}
+"""What older records were measured with."""
 _OF_TEXTS = ("perplexity", "divergence", "same_top", "perplexity_ratio")
 """Figures that hold for one text and one reference only."""
 
@@ -139,7 +142,7 @@ def _find(model: ModelRecord, old: Sequence[Record], source: Path) -> Record:
 
 def _check_settings(settings: Mapping[str, Any], earlier: Record, source: Path) -> None:
     for name in _MUST_MATCH:
-        new, old = settings.get(name), earlier.settings.get(name)
+        new, old = (each.get(name, _WHERE_NOT_SAID.get(name)) for each in (settings, earlier.settings))
         if new != old:
             raise EdgeError(
                 f"{source} was measured with {name} = {old}, this run with {new}.",

@@ -35,6 +35,7 @@ class FreshSettings:
     gpu_layers: int
     key_type: KVType
     value_type: KVType
+    repack_weights: bool = True
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ def start_fresh(path: Path, settings: FreshSettings) -> dict[str, Any]:
         gpu_layers=settings.gpu_layers,
         key_type=settings.key_type,
         value_type=settings.value_type,
+        repack_weights=settings.repack_weights,
     )
     with LocalEngine(path, options) as engine:
         load_ended = enter("first token")

@@ -76,7 +76,7 @@ def _conditions(record: Record) -> dict[str, Any]:
         "embeddings": False,
         "no_op_offload": 0,
         "no_host": False,
-        "repack": True,
+        "repack": settings.get("repack_weights", True),  # older records do not say so
         "fit_target": 0,
         "fit_min_ctx": 0,
     }

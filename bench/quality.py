@@ -269,6 +269,7 @@ def measure_quality(
     text: Path,
     *,
     threads: int,
+    repack_weights: bool = True,
     chunks: int | None = None,
     progress: Progress = lambda _, __: None,
 ) -> list[Quality | Estimate]:
@@ -282,7 +283,7 @@ def measure_quality(
 
         def opened(side: Compared) -> Reader:
             if side.path not in models:
-                models[side.path] = stack.enter_context(Model(side.path))
+                models[side.path] = stack.enter_context(Model(side.path, repack_weights=repack_weights))
             reader = Reader(models[side.path], threads=threads, key_type=side.key_type, value_type=side.value_type)
             stack.callback(reader.close)
             return reader

@@ -180,6 +180,7 @@ def _start_fresh(found: _Found, settings: BenchSettings, say: Callable[[str], No
         settings.gpu_layers,
         settings.key_type,
         settings.value_type,
+        settings.repack_weights,
     )
     kinds = (False, True) if can_forget_files() else (True,)
     starts: list[FreshStart] = []
@@ -371,6 +372,7 @@ def _measure_quality(
             others,
             plan.text,
             threads=settings.threads,
+            repack_weights=settings.repack_weights,
             chunks=plan.chunks,
             progress=lambda number, count: (
                 None if number % _PROGRESS_CHUNKS else say(f"Quality: chunk {number + 1} of {count}")

@@ -135,6 +135,13 @@ def test_a_file_of_other_settings_is_refused_before_anything_is_measured() -> No
     check_comparable([make_record().model], SETTINGS, [make_record()], EARLIER)
 
 
+def test_repacked_weights_are_not_compared_with_others_and_older_files_had_them() -> None:
+    assert "repack_weights" not in SETTINGS
+    check_comparable([make_record().model], {**SETTINGS, "repack_weights": True}, [make_record()], EARLIER)
+    with pytest.raises(EdgeError, match="was measured with repack_weights = True, this run with False"):
+        check_comparable([make_record().model], {**SETTINGS, "repack_weights": False}, [make_record()], EARLIER)
+
+
 def test_a_file_without_a_common_figure_is_refused() -> None:
     new, old = (make_record(samples={kind: OLD}, divergence=None) for kind in (DECODE, PREFILL))
     with pytest.raises(EdgeError, match=r"has no figure of model-Q4_0 \(Q4_0\) that was measured now"):
