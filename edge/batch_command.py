@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge.errors import EdgeError
-from edge.model_commands import KVCacheType, Lora, Model, Quantization, Threads, model_settings
+from edge.model_commands import KVCacheType, Lora, Model, NoRepack, Quantization, Threads, model_settings
 
 if TYPE_CHECKING:
     from edge.batch import Totals
@@ -35,6 +35,7 @@ def batch(
         typer.Option("--ctx", metavar="N", help="Context that they share; default: enough for the longest."),
     ] = None,
     kv_type: KVCacheType = None,
+    no_repack: NoRepack = False,
     threads: Threads = None,
     quant: Quantization = None,
     lora: Lora = None,
@@ -45,7 +46,7 @@ def batch(
     from edge.batch_output import examine_output
     from edge.terminal import note
 
-    settings = replace(model_settings(context, threads, kv_type, None), parallel=parallel)
+    settings = replace(model_settings(context, threads, kv_type, None), parallel=parallel, repack_weights=not no_repack)
     lines, input_name = _read(input_file, output_file)
     with _locked(output_file):
         written = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from edge.errors import EdgeError
-from edge.model_commands import Quantization, Threads
+from edge.model_commands import NoRepack, Quantization, Threads
 from edge.results import Json
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def bench(
     key_type: Annotated[CacheType, typer.Option("--cache-type-k", help="Type of cached keys.")] = "F16",
     value_type: Annotated[CacheType, typer.Option("--cache-type-v", help="Type of cached values.")] = "F16",
     gpu_layers: Annotated[int, typer.Option("--gpu-layers", metavar="N", help="Layers to offload; -1: all.")] = -1,
+    no_repack: NoRepack = False,
     threads: Threads = None,
     quant: Quantization = None,
     compare: Annotated[
@@ -95,6 +96,7 @@ def bench(
         key_type=key_type,
         value_type=value_type,
         fresh_starts=fresh_starts,
+        repack_weights=not no_repack,
     )
     if as_json and output_format == "llama-bench":
         raise EdgeError("--json and --format llama-bench are two kinds of JSON.", hint="Give one of them.")

@@ -16,13 +16,16 @@ from edge.model_commands import (
     KVCacheType,
     Lora,
     MaxTokens,
+    NoRepack,
     Quantization,
+    Repack,
     Seed,
     System,
     Temperature,
     Threads,
     Ubatch,
     model_settings,
+    repack_choice,
     resolve_model,
     say_fit,
     wanted_model,
@@ -61,6 +64,8 @@ def chat(
     kv_type: KVCacheType = None,
     gpu_layers: GpuLayers = None,
     ubatch: Ubatch = None,
+    repack: Repack = False,
+    no_repack: NoRepack = False,
     draft: DraftModel = None,
     threads: Threads = None,
     quant: Quantization = None,
@@ -82,7 +87,8 @@ def chat(
     from edge.state_directory import sessions_directory
     from edge.terminal import note
 
-    wanted = wanted_model(model_settings(context, threads, kv_type, draft), kv_type, gpu_layers, ubatch)
+    settings = model_settings(context, threads, kv_type, draft)
+    wanted = wanted_model(settings, kv_type, gpu_layers, ubatch, repack_choice(repack, no_repack))
     models = _models(reference, quant, lora or [], wanted, waits=not is_typed())
     try:
         talk = Chat(models.engine, system=system, max_tokens=max_tokens, overflow=overflow)

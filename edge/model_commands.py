@@ -39,6 +39,10 @@ Ubatch = Annotated[
     int | None,
     typer.Option("--ubatch", metavar="N", help="Prompt tokens of a step: fewer need less memory; default: 512."),
 ]
+Repack = Annotated[
+    bool, typer.Option("--repack", help="Weights once more in an order that decodes faster; default: if there is room.")
+]
+NoRepack = Annotated[bool, typer.Option("--no-repack", help="Weights only as they are in the file.")]
 DraftModel = Annotated[
     str | None,
     typer.Option("--draft", metavar="MODEL", help="A small model of the same vocabulary that guesses ahead."),
@@ -79,6 +83,8 @@ def run(
     kv_type: KVCacheType = None,
     gpu_layers: GpuLayers = None,
     ubatch: Ubatch = None,
+    repack: Repack = False,
+    no_repack: NoRepack = False,
     draft: DraftModel = None,
     threads: Threads = None,
     quant: Quantization = None,
@@ -96,7 +102,8 @@ def run(
         )
     constraint = _constraint(schema, regex, grammar)
     question = _prompt_text(prompt)
-    wanted = wanted_model(model_settings(context, threads, kv_type, draft), kv_type, gpu_layers, ubatch)
+    settings = model_settings(context, threads, kv_type, draft)
+    wanted = wanted_model(settings, kv_type, gpu_layers, ubatch, repack_choice(repack, no_repack))
     with _open_fitted(model, quant, lora, _enough_for(wanted, question), is_quiet=as_json) as engine:
         if raw:
             tokens = engine.text_tokens(question)
@@ -125,12 +132,15 @@ def bake(
         Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; default: beside the model.")
     ] = None,
     kv_type: KVCacheType = None,
+    no_repack: NoRepack = False,
     threads: Threads = None,
     quant: Quantization = None,
     lora: Lora = None,
     as_json: Json = False,
 ) -> None:
     """Compute a system text ahead: conversations that begin with it then start at once."""
+    from dataclasses import replace
+
     from edge.bake import bake, baked_path
     from edge.gguf_file import read_gguf
     from edge.quantities import counted, size_text
@@ -138,7 +148,8 @@ def bake(
 
     text = _system_text(system, system_file)
     path = out or baked_path(read_gguf(resolve_model(model, quant)).path, text, lora or ())
-    with _open(model, quant, lora, model_settings(None, threads, kv_type, None)) as engine:
+    settings = replace(model_settings(None, threads, kv_type, None), repack_weights=not no_repack)
+    with _open(model, quant, lora, settings) as engine:
         tokens = bake(engine, text, path)
     n_bytes = path.stat().st_size
     document = {"path": str(path), "tokens": tokens, "bytes": n_bytes}
@@ -195,7 +206,16 @@ def model_settings(context: int | None, threads: int | None, kv_type: str | None
     )
 
 
-def wanted_model(settings: ModelSettings, kv_type: str | None, gpu_layers: int | None, ubatch: int | None) -> Wanted:
+def repack_choice(repack: bool, no_repack: bool) -> bool | None:
+    """Whether weights are to be repacked; None if no option says so. EdgeError if both do."""
+    if repack and no_repack:
+        raise EdgeError("--repack and --no-repack exclude each other.", hint="Give one of them, or none.")
+    return repack if repack or no_repack else None
+
+
+def wanted_model(
+    settings: ModelSettings, kv_type: str | None, gpu_layers: int | None, ubatch: int | None, repack: bool | None
+) -> Wanted:
     """Settings with what else the options say, and which of them were given and are to stay."""
     from dataclasses import replace
 
@@ -205,12 +225,15 @@ def wanted_model(settings: ModelSettings, kv_type: str | None, gpu_layers: int |
         settings = replace(settings, gpu_layers=gpu_layers)
     if ubatch is not None:
         settings = replace(settings, prefill_tokens=ubatch)
+    if repack is not None:
+        settings = replace(settings, repack_weights=repack)
     options = {
         "context_tokens": settings.context_tokens,
         "key_type": kv_type,
         "value_type": kv_type,
         "gpu_layers": gpu_layers,
         "prefill_tokens": ubatch,
+        "repack_weights": repack,
     }
     return Wanted(settings, frozenset(name for name, value in options.items() if value is not None))
 

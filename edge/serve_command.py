@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge.errors import EdgeError
-from edge.model_commands import GpuLayers, KVCacheType, Ubatch, resolve_model, wanted_model
+from edge.model_commands import (
+    GpuLayers,
+    KVCacheType,
+    NoRepack,
+    Repack,
+    Ubatch,
+    repack_choice,
+    resolve_model,
+    wanted_model,
+)
 
 if TYPE_CHECKING:
     from edge.fitted_model import Wanted
@@ -39,6 +48,8 @@ def serve(
     kv_type: KVCacheType = None,
     gpu_layers: GpuLayers = None,
     ubatch: Ubatch = None,
+    repack: Repack = False,
+    no_repack: NoRepack = False,
     api_key: Annotated[
         str | None,
         typer.Option("--api-key", metavar="KEY", help=f"Ask for this key; better in a file, or in {_KEY_VARIABLE}."),
@@ -107,7 +118,7 @@ def serve(
         key_type=key_type,
         value_type=value_type,
     )
-    wanted = wanted_model(model_settings, kv_type, gpu_layers, ubatch)
+    wanted = wanted_model(model_settings, kv_type, gpu_layers, ubatch, repack_choice(repack, no_repack))
     limit_bytes = _memory_bytes(memory, len(models))
     if idle is not None and not idle > 0:
         raise EdgeError(f"--idle-minutes is {idle:g}.", hint="Give a time above 0, or leave it out.")

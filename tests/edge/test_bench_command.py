@@ -74,7 +74,19 @@ def test_a_tiny_model_is_measured_and_written_in_all_formats(tiny_gguf: Path, tm
 def test_options_become_the_plan(plans: list[BenchPlan], tiny_gguf: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("Some text.", encoding="utf-8")
-    words = ["--pp", "64", "--tg", "16", "--parallel", "4,1,4", "--threads", "3", "--cache-type-k", "Q8_0"]
+    words = [
+        "--pp",
+        "64",
+        "--tg",
+        "16",
+        "--parallel",
+        "4,1,4",
+        "--threads",
+        "3",
+        "--cache-type-k",
+        "Q8_0",
+        "--no-repack",
+    ]
     code, _ = _invoke(
         str(tiny_gguf), str(tiny_gguf), *words, "--quality", str(text), "--reference", str(tiny_gguf), "--chunks", "2"
     )
@@ -85,6 +97,7 @@ def test_options_become_the_plan(plans: list[BenchPlan], tiny_gguf: Path, tmp_pa
     settings = plan.settings
     assert (settings.prompt_tokens, settings.generated_tokens, settings.streams) == (64, 16, (1, 4))
     assert (settings.threads, settings.key_type, settings.value_type) == (3, "Q8_0", "F16")
+    assert not settings.repack_weights and not settings.model_settings(512).repack_weights
 
 
 def test_a_reference_alone_is_compared_over_edges_own_text(plans: list[BenchPlan], tiny_gguf: Path) -> None:

@@ -15,6 +15,8 @@ import pytest
 
 import edge.batch_command
 from convert.pipeline import write_checkpoint
+from edge.engine import Engine
+from edge.settings import ModelSettings
 from tests.edge.batches import answers_in, content_of, line_text, status, write_batch
 from tests.edge.conftest import Command, error_lines
 from tests.tiny import write_tiny_checkpoint
@@ -47,6 +49,21 @@ def test_file_of_requests_becomes_a_file_of_answers(edge_command: Command, tiny_
         assert body["usage"]["completion_tokens"] <= 8
         assert body["system_fingerprint"].startswith("fp_")
     assert sorted(path.name for path in batch.parent.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_batch_is_answered_with_weights_as_they_are_in_the_file(
+    edge_command: Command, tiny_gguf: Path, batch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def open_engine(path: Path, settings: ModelSettings) -> Engine:
+        opened.append(settings.repack_weights)
+        return Engine(path, settings)
+
+    monkeypatch.setattr("edge.engine.Engine", open_engine)
+    for name, options in (("one", ()), ("two", ["--no-repack"])):
+        assert edge_command("batch", tiny_gguf, batch, batch.with_name(name), *ONE_THREAD, *options).code == 0
+    assert opened == [True, False]
 
 
 def test_same_command_again_asks_only_what_is_left(edge_command: Command, tiny_gguf: Path, batch: Path) -> None:

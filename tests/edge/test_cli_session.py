@@ -140,6 +140,14 @@ def test_baked_system_text_lies_beside_the_model_and_is_used(edge_command: Comma
     assert json.loads(run.out)["usage"]["cached_tokens"] == document["tokens"] > 30
 
 
+def test_system_text_baked_without_repacked_weights_is_used_without_them(edge_command: Command, model: Path) -> None:
+    system = "You are a beekeeper. " * 6
+    edge_command("bake", model, "--system", system, "--threads", "1", "--no-repack")
+    for options, is_used in ((["--no-repack"], True), (["--repack"], False)):
+        run = edge_command("run", model, "Hello", "--system", system, *OPTIONS, *options, "--json")
+        assert (json.loads(run.out)["usage"]["cached_tokens"] > 30) == is_used
+
+
 def test_system_text_may_come_from_a_file_and_the_result_go_elsewhere(
     edge_command: Command, model: Path, tmp_path: Path
 ) -> None:

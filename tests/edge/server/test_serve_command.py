@@ -70,6 +70,17 @@ def test_options_are_settings(edge_command: Command, started: Started, tiny_gguf
     assert started.ready_fd == 9
 
 
+def test_weights_are_repacked_as_the_options_say(edge_command: Command, started: Started, tiny_gguf: Path) -> None:
+    for options, expected, given in (((), True, False), (["--repack"], True, True), (["--no-repack"], False, True)):
+        run(edge_command, tiny_gguf, *options)
+        (source,) = started.pool.sources
+        assert source.settings.repack_weights == expected
+        assert source.wanted and ("repack_weights" in source.wanted.given) == given
+    message, hint = error_lines(edge_command("serve", tiny_gguf, "--repack", "--no-repack"))
+    assert message == "--repack and --no-repack exclude each other."
+    assert hint == "Give one of them, or none."
+
+
 def test_binding_elsewhere_makes_a_key_and_prints_it_once(
     edge_command: Command, started: Started, tiny_gguf: Path
 ) -> None:
