@@ -47,14 +47,21 @@ class BestFit:
         assert self.fit is not None, "either it fits or something is missing"
         types = {chosen.key_type, chosen.value_type}
         cache = "" if types == {"F16"} else f", keys and values in {chosen.key_type}/{chosen.value_type}"
+        weights = "" if chosen.repack_weights else ", weights not repacked"
         total = size_text(self.fit.prediction.total)
         return (
-            f"Using {chosen.context_tokens:,} tokens of context{cache}{_split_text(self.fit)}: about {total} of memory."
+            f"Using {chosen.context_tokens:,} tokens of context{cache}{_split_text(self.fit)}{weights}:"
+            f" about {total} of memory."
         )
 
     @property
     def allows_quantized_cache(self) -> bool:
         return allows(self.candidate, CACHE_TYPES[1])
+
+    @property
+    def has_repacked_weights(self) -> bool:
+        """Whether main memory will hold a second copy of weights."""
+        return self.fit is not None and self.fit.prediction.mapped_copy_bytes > 0
 
 
 def _split_text(found: Fit) -> str:
@@ -93,9 +100,9 @@ def find_best_fit(
     """The best way to load a GGUF file. What `base` says other than the defaults stays as it is, and so does what
     `given` names of it.
 
-    All layers on the graphics card come first, then a usual context, then keys and values in 16 bits: each is given up
-    only where it does not fit, and context and 16 bits for the card only where all layers come to it by that. A context
-    of up to `longest_tokens` is taken where there is room to spare.
+    All layers on the graphics card come first, then a usual context, then keys and values in 16 bits, and last weights
+    that are repacked: each is given up only where it does not fit, and context and 16 bits for the card only where all
+    layers come to it by that. A context of up to `longest_tokens` is taken where there is room to spare.
     """
     base = base or ModelSettings()
     device = device or this_device(measures_bandwidth=False)
@@ -141,6 +148,11 @@ class _Search:
             return self.base.gpu_layers
         return len(self.candidate.model.shape.layers) + 1 if "gpu_layers" in self.given else None
 
+    @property
+    def _repack_weights(self) -> bool | None:
+        is_chosen = "repack_weights" in self.given or not self.base.repack_weights
+        return self.base.repack_weights if is_chosen else None
+
     def types(self) -> list[tuple[KVType, KVType]]:
         """Types of keys and values to try; those that were chosen, if any were."""
         chosen = (self.base.key_type, self.base.value_type)
@@ -157,6 +169,7 @@ class _Search:
             _extras(self.base),
             step_tokens=self._step_tokens,
             gpu_layers=self._gpu_layers,
+            repack_weights=self._repack_weights,
         )
 
     def best(self, found: Fit) -> BestFit:
@@ -176,6 +189,7 @@ class _Search:
             prefill_tokens=self._step_tokens[0] if self._step_tokens else PREFILL_TOKENS[-1],
             key_type=types[0],
             value_type=types[1],
+            repack_weights=bool(self._repack_weights),
         )
 
 

@@ -79,6 +79,7 @@ class FittedModel:
             memory=StepMemory(state_directory() / "memory.json"),
             tell=tell,
             allows_quantized_cache=self.best is not None and self.best.allows_quantized_cache,
+            has_repacked_weights=self.best is None or self.best.has_repacked_weights,
             given=self.wanted.given,
         )
 

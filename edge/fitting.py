@@ -69,6 +69,8 @@ class Fit:
     prediction: MemoryPrediction
     tokens_per_second: float
     """Of one answer, with the context half full."""
+    repack_weights: bool = True
+    """Whether there is room for the repacked copy beside the file's pages, so that neither has to make room."""
 
     @property
     def gpu_layers(self) -> int:
@@ -108,15 +110,16 @@ def fit(
     *,
     step_tokens: Sequence[int] = (),
     gpu_layers: int | None = None,
+    repack_weights: bool | None = None,
 ) -> Fit | Shortfall:
     """The largest step that leaves all layers on cards, or fits at all; else what is missing with the smallest.
 
     `step_tokens` are those to try, by default what the context says and less; with `gpu_layers`, just so many are on
-    cards.
+    cards. Unless `repack_weights` says whether weights are repacked, they are where memory holds the file's as well.
     """
     tried: list[Fit | Shortfall] = []
     for tokens in step_tokens or _step_sizes(context.batch_tokens):
-        found = _fit(candidate, replace(context, batch_tokens=tokens), device, extras, gpu_layers)
+        found = _fit(candidate, replace(context, batch_tokens=tokens), device, extras, gpu_layers, repack_weights)
         if isinstance(found, Fit) and (not device.gpus or found.is_whole_on_gpu):
             return found
         tried.append(found)
@@ -130,7 +133,12 @@ def _step_sizes(most: int) -> list[int]:
 
 
 def _fit(
-    candidate: Candidate, context: ContextPlan, device: Device, extras: Extras, gpu_layers: int | None
+    candidate: Candidate,
+    context: ContextPlan,
+    device: Device,
+    extras: Extras,
+    gpu_layers: int | None,
+    repack_weights: bool | None,
 ) -> Fit | Shortfall:
     model, whole = candidate.model, len(candidate.model.shape.layers) + 1
     predict, may_spread = _predictor(model, context, device, extras), _may_spread(model)
@@ -141,7 +149,11 @@ def _fit(
     prediction = predict(split)
     if shortfall := _ram_shortfall(prediction, device) or _graphics_shortfall(prediction, device):
         return shortfall
-    return Fit(candidate, context, split, prediction, decode_speed(model, context, device, split))
+    if repack_weights is None:
+        repack_weights = _needed_ram(prediction, device) + prediction.mapped_copy_bytes <= device.ram.free_bytes
+    if not repack_weights:
+        prediction = replace(prediction, mapped_copy_bytes=0)
+    return Fit(candidate, context, split, prediction, decode_speed(model, context, device, split), repack_weights)
 
 
 def gpu_shortfall(candidate: Candidate, context: ContextPlan, device: Device) -> Shortfall | None:
@@ -188,8 +200,12 @@ def _graphics_shortfall(prediction: MemoryPrediction, device: Device) -> Shortfa
 
 def _ram_shortfall(prediction: MemoryPrediction, device: Device) -> Shortfall | None:
     """What is missing in main memory, which may be that of the graphics processor as well."""
-    needed = prediction.ram.with_error + sum(used.with_error for used in prediction.gpus if device.is_unified)
+    needed = _needed_ram(prediction, device)
     return Shortfall("main memory", needed, device.ram.free_bytes) if needed > device.ram.free_bytes else None
+
+
+def _needed_ram(prediction: MemoryPrediction, device: Device) -> int:
+    return prediction.ram.with_error + sum(used.with_error for used in prediction.gpus if device.is_unified)
 
 
 def decode_speed(model: StoredModel, context: ContextPlan, device: Device, split: Split) -> float:

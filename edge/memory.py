@@ -73,7 +73,8 @@ class MemoryPrediction:
     """Each graphics card; one without layers has nothing."""
     ram: DeviceBytes
     mapped_copy_bytes: int
-    """Pages of the file whose repacked copies are in use: they count in the process's peak, but can be dropped."""
+    """Pages of the file whose repacked copies are in use: they count in the process's peak, but can be dropped. The
+    copies cannot: `edge.fitting` has weights repacked only where there is room for both."""
 
     @property
     def gpu_total(self) -> int:

@@ -53,6 +53,7 @@ class PlannedSettings:
     value_type: KVType
     gpu_split: tuple[int, ...] = ()
     """Layers on each graphics card, where there are several."""
+    repack_weights: bool = True
 
     def model_settings(self, base: ModelSettings | None = None) -> ModelSettings:
         """Settings with these values, and the others as they are in `base`."""
@@ -65,6 +66,7 @@ class PlannedSettings:
             prefill_tokens=self.prefill_tokens,
             key_type=self.key_type,
             value_type=self.value_type,
+            repack_weights=self.repack_weights,
         )
 
 
@@ -107,6 +109,7 @@ def planned_settings(found: Fit) -> PlannedSettings:
         key_type=context.key_type,
         value_type=context.value_type,
         gpu_split=found.gpu_split if len(found.gpu_split) > 1 else (),
+        repack_weights=found.repack_weights,
     )
 
 
@@ -224,14 +227,14 @@ class _Search:
         return self._try(alike.candidate, cache_types(alike), tokens * count, count)
 
     def _extended(self, chosen: Fit) -> Fit:
-        """The same with the longest context that leaves its layers where they are, as long as it stays readable."""
+        """The same with the longest context that leaves layers and weights as they are, as long as it is readable."""
         floor = min(READING_SPEED, chosen.tokens_per_second)
         alike = (
             found
             for found in self._fits
             if found.candidate is chosen.candidate
             and cache_types(found) == cache_types(chosen)
-            and found.gpu_layers == chosen.gpu_layers
+            and (found.gpu_layers, found.repack_weights) == (chosen.gpu_layers, chosen.repack_weights)
             and found.tokens_per_second >= floor
         )
         return max(alike, key=lambda found: found.context.context_tokens)

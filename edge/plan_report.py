@@ -144,6 +144,7 @@ def options_text(settings: PlannedSettings, cards: int = 0) -> str:
     is_split = settings.gpu_layers > 0 or (settings.gpu_layers == 0 and cards > 0)
     options += [f"--gpu-layers {settings.gpu_layers}"] if is_split else []
     options += [f"--ubatch {settings.prefill_tokens}"] if settings.prefill_tokens != PREFILL_TOKENS[0] else []
+    options += [] if settings.repack_weights else ["--no-repack"]
     return " ".join(options)
 
 

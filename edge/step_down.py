@@ -26,6 +26,7 @@ _OPTIONS = {
     "value_type": "--kv-type",
     "context_tokens": "--ctx",
     "gpu_layers": "--gpu-layers",
+    "repack_weights": "--no-repack",
 }
 _REMEMBERED = tuple(_OPTIONS)
 # how llama.cpp, its backends and the engine's own process say that memory did not suffice
@@ -90,6 +91,8 @@ def _is_setting(name: str, value: object) -> bool:
     """Whether a remembered value is of the kind that a setting has, and no number that llama.cpp would not take."""
     if name in ("key_type", "value_type"):
         return isinstance(value, str)
+    if name == "repack_weights":
+        return isinstance(value, bool)
     is_number = isinstance(value, int) and not isinstance(value, bool) and value < 1 << 31
     return is_number or (name == "context_tokens" and value is None)
 
@@ -109,6 +112,7 @@ def open_stepping_down(
     memory: StepMemory,
     tell: Callable[[str], None],
     allows_quantized_cache: bool = True,
+    has_repacked_weights: bool = False,
     given: Collection[str] = (),
 ) -> Opened:
     """What `open_model` gives for the settings, or for the first smaller ones that memory suffices for.
@@ -116,7 +120,8 @@ def open_stepping_down(
     `model` names it in `memory`; `layers` and `context_tokens` are what the settings mean where they say -1 and None.
     `tell` hears in one line what is given up, which is never what `given` names. Errors that are no matter of memory
     are raised as they are; if nothing smaller is left, the first one is, with what could be asked for instead. Whether
-    keys and values may be quantized is what `edge.fitting.allows` says.
+    keys and values may be quantized is what `edge.fitting.allows` says. With `has_repacked_weights` there is a second
+    copy of weights to give up.
     """
     wanted = settings
     remembered = memory.recall(model, wanted)
@@ -131,7 +136,11 @@ def open_stepping_down(
             if not is_memory_failure(error):
                 raise
             first = first or error
-            steps = list(steps_down(settings, layers=layers, context_tokens=context_tokens))
+            steps = list(
+                steps_down(
+                    settings, layers=layers, context_tokens=context_tokens, has_repacked_weights=has_repacked_weights
+                )
+            )
             allowed = (step for step in steps if allows_quantized_cache or "value_type" not in step.names)
             step = next((step for step in allowed if not step.names.intersection(given)), None)
             if step is None:
@@ -144,8 +153,16 @@ def open_stepping_down(
         return opened
 
 
-def steps_down(settings: ModelSettings, *, layers: int, context_tokens: int) -> Iterator[Step]:
-    """What can be given up from here, least felt first: tokens of a step, precision of the cache, context, layers."""
+def steps_down(
+    settings: ModelSettings, *, layers: int, context_tokens: int, has_repacked_weights: bool = False
+) -> Iterator[Step]:
+    """What can be given up from here, least felt for what it takes first: a second copy of weights, tokens of a step,
+    precision of the cache, context, layers.
+    """
+    if has_repacked_weights and settings.repack_weights:
+        yield Step(
+            replace(settings, repack_weights=False), "weights that are not repacked", frozenset({"repack_weights"})
+        )
     if settings.prefill_tokens > SMALLEST_PREFILL_TOKENS:
         tokens = max(SMALLEST_PREFILL_TOKENS, settings.prefill_tokens // 2)
         yield Step(replace(settings, prefill_tokens=tokens), f"steps of {tokens} tokens", frozenset({"prefill_tokens"}))
@@ -190,6 +207,7 @@ def _difference(wanted: ModelSettings, settings: ModelSettings) -> str:
         "--kv-type": kv_types_text(settings.key_type, settings.value_type),
         "--ctx": str(settings.context_tokens),
         "--gpu-layers": str(settings.gpu_layers),
+        "--no-repack": "",
     }
     changed = (_OPTIONS[name] for name in _REMEMBERED if getattr(wanted, name) != getattr(settings, name))
-    return " ".join(f"{option} {values[option]}" for option in dict.fromkeys(changed))
+    return " ".join(f"{option} {values[option]}".rstrip() for option in dict.fromkeys(changed))

@@ -62,8 +62,36 @@ def test_cache_is_quantized_before_the_context_is_cut(gemma: Path) -> None:
     best = find_best_fit(gemma, find_device("raspberry-pi-5-8gb"))
     assert (best.settings.context_tokens, best.settings.key_type, best.settings.value_type) == (8192, "Q8_0", "Q8_0")
     assert best.line == (
-        "Using 8,192 tokens of context, keys and values in Q8_0/Q8_0: about 7.45 GB of memory."
-    )  # fmt: skip
+        "Using 8,192 tokens of context, keys and values in Q8_0/Q8_0, weights not repacked: about 7.45 GB of memory."
+    )
+
+
+def test_weights_are_not_repacked_where_memory_holds_them_but_no_copy(llama: Path) -> None:
+    weights, copy = 2_012_000_000, 1_484_000_000  # of Llama 3.2 3B in Q4_K_M; those in Q6_K are not copied
+    for free, is_repacked in ((weights + copy + 1.7 * GB, True), (weights + copy + 1.0 * GB, False)):
+        best = find_best_fit(llama, device_of(0, free / GB))
+        assert (best.settings.context_tokens, best.settings.key_type) == (8192, "F16")
+        assert best.settings.repack_weights == best.has_repacked_weights == is_repacked
+        assert ("weights not repacked" in best.line) == (not is_repacked)
+        assert best.settings.model_settings().repack_weights == is_repacked
+
+
+def test_whether_weights_are_repacked_is_chosen_only_where_nobody_says_so(llama: Path) -> None:
+    small, large = device_of(0, 4), device_of(0, 32)
+    assert not find_best_fit(llama, small).settings.repack_weights
+    chosen = find_best_fit(llama, small, given={"repack_weights"})
+    assert chosen.settings.repack_weights and chosen.has_repacked_weights and chosen.shortfall is None
+    assert not find_best_fit(llama, large, ModelSettings(repack_weights=False)).settings.repack_weights
+
+
+def test_model_that_may_not_fit_is_not_repacked_unless_a_person_says_so(llama: Path) -> None:
+    assert not find_best_fit(llama, device_of(0, 1)).settings.repack_weights
+    assert find_best_fit(llama, device_of(0, 1), given={"repack_weights"}).settings.repack_weights
+
+
+def test_card_with_all_layers_leaves_nothing_to_repack(llama: Path) -> None:
+    best = find_best_fit(llama, device_of(12, 1.5))
+    assert best.settings.repack_weights and not best.has_repacked_weights
 
 
 def test_context_is_cut_where_nothing_else_helps(gemma: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,7 @@ def test_options_say_what_differs_from_the_defaults() -> None:
     assert f"--ctx 4096 --gpu-layers {choice.fit.gpu_layers}" in options_text(choice.settings)
     planned = PlannedSettings("Q8_0", 2048, 1, -1, 128, "Q8_0", "Q4_0")
     assert options_text(planned) == "--ctx 2048 --kv-type Q8_0/Q4_0 --ubatch 128"
+    assert options_text(replace(planned, repack_weights=False)).endswith(" --ubatch 128 --no-repack")
 
 
 def test_obstacle_that_is_only_slow_says_so() -> None:

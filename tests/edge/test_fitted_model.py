@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,12 +57,15 @@ class FakeEngines:
         self.most_tokens = most_tokens
         self.tried: list[ModelSettings] = []
 
+    def fits(self, settings: ModelSettings) -> bool:
+        return (settings.context_tokens or 0) <= self.most_tokens
+
     def __call__(
         self, model: Path | GGUFFile, settings: ModelSettings | None = None, *, isolate: bool = True
     ) -> FakeEngine:
         assert settings is not None
         self.tried.append(settings)
-        if (settings.context_tokens or 0) > self.most_tokens:
+        if not self.fits(settings):
             raise KILLED
         return FakeEngine(["It is Paris."])
 
@@ -126,7 +130,7 @@ def test_steps_are_said_and_remembered(edge_command: Command, engines: FakeEngin
     again = edge_command("chat", llama, stdin=b"Capital?\n")
     assert [each.context_tokens for each in engines.tried] == [4096]
     assert again.err == (
-        "Memory did not suffice last time, so now with --ubatch 128 --kv-type Q8_0/Q4_0 --ctx 4096"
+        "Memory did not suffice last time, so now with --ubatch 128 --kv-type Q8_0/Q4_0 --ctx 4096 --no-repack"
         f" ({state / 'memory.json'}).\n"
     )
 
@@ -145,12 +149,27 @@ def test_what_was_given_stays_and_the_error_names_it(edge_command: Command, engi
 
 def test_nothing_that_was_given_is_changed(edge_command: Command, engines: FakeEngines, llama: Path) -> None:
     engines.most_tokens = 0
-    options = ["--ctx", "2000", "--kv-type", "F16", "--ubatch", "512", "--gpu-layers", "0"]
+    options = ["--ctx", "2000", "--kv-type", "F16", "--ubatch", "512", "--gpu-layers", "0", "--repack"]
     outcome = edge_command("run", llama, "Hi", *options)
     assert engines.tried == [ModelSettings(context_tokens=2000, gpu_layers=0)]
-    assert (
-        outcome.err.splitlines()[-1] == "hint:  Memory does not suffice: give less with --ubatch or --kv-type or --ctx."
+    assert outcome.err.splitlines()[-1] == (
+        "hint:  Memory does not suffice: give less with --no-repack or --ubatch or --kv-type or --ctx."
     )
+
+
+def test_second_copy_of_weights_is_given_up_first(
+    edge_command: Command, engines: FakeEngines, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "fits", lambda settings: not settings.repack_weights)
+    outcome = edge_command("chat", llama, stdin=b"Capital?\n")
+    assert outcome.err == "Memory does not suffice: trying weights that are not repacked.\n"
+    first, second = engines.tried
+    assert second == replace(first, repack_weights=False)
+    engines.tried.clear()
+    assert edge_command("chat", llama, stdin=b"Capital?\n").err.startswith(
+        "Memory did not suffice last time, so now with --no-repack ("
+    )
+    assert engines.tried == [second]
 
 
 def test_remembered_steps_do_not_change_what_is_given_later(llama: Path) -> None:

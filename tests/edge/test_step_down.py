@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,14 @@ def test_steps_are_made_in_order_and_said(memory: StepMemory) -> None:
     )
 
 
+def test_second_copy_of_weights_is_given_up_before_all_else_where_there_is_one() -> None:
+    for has_copy, wanted in ((True, ModelSettings()), (True, ModelSettings(repack_weights=False))):
+        steps = steps_down(wanted, layers=43, context_tokens=8192, has_repacked_weights=has_copy)
+        assert (next(steps).settings == replace(wanted, repack_weights=False)) == wanted.repack_weights
+    (first, *_) = steps_down(ModelSettings(), layers=43, context_tokens=8192)
+    assert first.settings.repack_weights
+
+
 def test_what_worked_is_tried_first_the_next_time(memory: StepMemory) -> None:
     opening = FakeOpening(lambda settings: settings.key_type == "Q8_0")
     first = opened(opening, memory, ModelSettings(), [])
@@ -115,6 +124,8 @@ def test_damaged_memory_remembers_nothing_and_is_written_anew(memory: StepMemory
         ("context_tokens", "4096"),
         ("context_tokens", 1 << 40),
         ("gpu_layers", [3]),
+        ("repack_weights", 0),
+        ("repack_weights", "no"),
         ("key_type", "Q9_9"),
         ("key_type", 8),
     ],
