@@ -16,7 +16,6 @@ as the model file beside it. Such a file holds a conversation, so only its owner
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import struct
@@ -30,6 +29,7 @@ from typing import IO, NoReturn
 
 from edge.errors import EdgeError
 from edge.prefix_identity import PrefixIdentity
+from edge.whole_file import written_privately
 
 MAGIC = b"EDGE-KV\n"
 VERSION = 1
@@ -111,19 +111,11 @@ def open_prefix(path: Path) -> PrefixFile:
 
 def write_private(path: Path, parts: Sequence[bytes]) -> None:
     """Write a file that only its owner may read, whole or not at all. EdgeError if its place cannot be written."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                for part in parts:
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
+        with written_privately(path) as file:
+            for part in parts:
+                file.write(part)
     except OSError as error:
         raise EdgeError(
             f"{path} cannot be written: {error.strerror or error}.", hint="Check the folder and the free space."

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-_numbers = itertools.count()
+_ANYONE = 0o666  # as far as the umask lets them
+_OWNER = 0o600
 
 
 @contextlib.contextmanager
@@ -26,14 +26,30 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         with path.open("wb") as file:
             yield file
         return
-    part = path.with_name(f"{path.name}.{os.getpid()}-{next(_numbers)}.part")
-    try:
-        with part.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+    with _renamed_at_last(path, _ANYONE) as (file, part):
+        yield file
         with contextlib.suppress(FileNotFoundError):
             shutil.copymode(path, part)
+
+
+@contextlib.contextmanager
+def written_privately(path: Path) -> Iterator[BinaryIO]:
+    """The same for what only its owner may read, from its first byte on. It takes the place of what was there before,
+    a link included: nothing is ever written to where that leads."""
+    with _renamed_at_last(path, _OWNER) as (file, _):
+        yield file
+
+
+@contextlib.contextmanager
+def _renamed_at_last(path: Path, mode: int) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new file beside `path`, and its name until it is renamed."""
+    part = path.with_name(f"{path.name}.{os.urandom(6).hex()}.part")  # process numbers come again in a container
+    file = open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115  # closed below
+    try:
+        with file:
+            yield file, part
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
     finally:
         with contextlib.suppress(OSError):

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from threading import Barrier, Thread
+from typing import BinaryIO
 
 import pytest
 
-from edge.whole_file import written_whole
+from edge.whole_file import written_privately, written_whole
+
+both = pytest.mark.parametrize("written", [written_whole, written_privately])
+Written = Callable[[Path], AbstractContextManager[BinaryIO]]
 
 
-def test_a_file_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
+@both
+def test_a_file_gets_its_name_when_it_is_whole(tmp_path: Path, written: Written) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"before")
-    with written_whole(path) as file:
+    with written(path) as file:
         file.write(b"after")
         assert path.read_bytes() == b"before"
     assert path.read_bytes() == b"after"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nothing_is_left_of_a_file_that_was_not_finished(tmp_path: Path) -> None:
+@both
+def test_nothing_is_left_of_a_file_that_was_not_finished(tmp_path: Path, written: Written) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"before")
 
     def write_half() -> None:
-        with written_whole(path) as file:
+        with written(path) as file:
             file.write(b"half")
             raise KeyboardInterrupt
 
@@ -37,12 +45,13 @@ def test_nothing_is_left_of_a_file_that_was_not_finished(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_writers_at_the_same_time_have_files_of_their_own(tmp_path: Path) -> None:
-    path, at_work = tmp_path / "file", Barrier(8)
+@both
+def test_writers_at_the_same_time_have_files_of_their_own(tmp_path: Path, written: Written) -> None:
+    path, at_work = tmp_path / "file", Barrier(8, timeout=20)
     contents = [bytes([letter]) * 10_000 for letter in range(8)]
 
     def write(content: bytes) -> None:
-        with written_whole(path) as file:
+        with written(path) as file:
             file.write(content[:5000])
             at_work.wait()
             file.write(content[5000:])
@@ -89,3 +98,49 @@ def test_a_folder_that_is_not_there_is_the_caller_s_to_explain(tmp_path: Path) -
     with pytest.raises(IsADirectoryError), written_whole(tmp_path) as file:
         file.write(b"")
     assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def test_a_private_file_is_private_before_anything_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    path.chmod(0o644)
+    with umask(0), written_privately(path) as file:
+        (part,) = set(tmp_path.iterdir()) - {path}
+        assert stat.S_IMODE(part.stat().st_mode) == 0o600
+        file.write(b"after")
+    assert path.read_bytes() == b"after"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_private_file_takes_the_place_of_a_link(tmp_path: Path) -> None:
+    path, other = tmp_path / "file", tmp_path / "other"
+    other.write_bytes(b"somebody else's")
+    path.symlink_to(other)
+    with written_privately(path) as file:
+        file.write(b"private")
+    assert not path.is_symlink() and path.read_bytes() == b"private"
+    assert other.read_bytes() == b"somebody else's"
+
+
+@both
+def test_a_link_in_the_way_of_the_temporary_file_is_not_followed(
+    tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"somebody else's")
+    monkeypatch.setattr(os, "urandom", bytes)
+    part = tmp_path / f"file.{bytes(6).hex()}.part"
+    part.symlink_to(other)
+    with pytest.raises(FileExistsError), written(tmp_path / "file") as file:
+        file.write(b"private")
+    assert other.read_bytes() == b"somebody else's"
+    assert sorted(tmp_path.iterdir()) == [part, other]
