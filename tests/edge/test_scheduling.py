@@ -479,14 +479,17 @@ def test_client_with_many_requests_does_not_keep_another_waiting() -> None:
     assert order_of(asked).index(4) <= 1
 
 
-def test_one_request_too_many_is_refused_and_the_others_are_answered() -> None:
+@pytest.mark.parametrize(
+    ("queue_limit", "waiting"), [(0, "0 requests are"), (1, "1 request is"), (2, "2 requests are")]
+)
+def test_one_request_too_many_is_refused_and_the_others_are_answered(queue_limit: int, waiting: str) -> None:
     context = FakeContext()
-    with running(context, queue_limit=2) as loop:
+    with running(context, queue_limit=queue_limit) as loop:
         with holding(context):
-            streams = [loop.submit(request(prompt(5, seed=seed))) for seed in range(3)]
+            streams = [loop.submit(request(prompt(5, seed=seed))) for seed in range(1 + queue_limit)]
             with pytest.raises(EngineBusyError) as caught:
                 loop.submit(request(prompt(5)))
-        assert caught.value.message == "2 requests are waiting already, and no more than that may."
+        assert caught.value.message == f"{waiting} waiting already, and no more than that may."
         assert caught.value.hint == "Try again when some are answered, or let more wait with queue_limit."
         for seed, stream in enumerate(streams):
             assert list(stream.result().tokens) == completion_of(prompt(5, seed=seed), 8)
