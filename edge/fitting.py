@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edge.device_profiles import Device
-from edge.gpu_split import Predict, Split, fixed_layers, most_layers
+from edge.gpu_split import Split, fixed_layers, most_layers
 from edge.kv_cache_memory import ContextPlan, allows_cache_type
 from edge.memory import (
     DEFAULT_CHECKPOINT_BYTES,
+    DeviceBytes,
     MemoryPrediction,
     Placement,
     decode_bytes,
     decode_operations,
+    predict_card,
     predict_memory,
 )
 from edge.model_shape import StoredModel
@@ -141,13 +143,13 @@ def _fit(
     repack_weights: bool | None,
 ) -> Fit | Shortfall:
     model, whole = candidate.model, len(candidate.model.shape.layers) + 1
-    predict, may_spread = _predictor(model, context, device, extras), _may_spread(model)
+    predict, spreads = _Predictor(model, context, device, extras), may_spread(model)
     if gpu_layers is None:
-        split = most_layers(predict, device, whole, may_spread=may_spread)
+        split = most_layers(predict, device, whole, may_spread=spreads)
     else:
-        split = fixed_layers(predict, device, min(gpu_layers, whole), may_spread=may_spread)
-    prediction = predict(split)
-    if shortfall := _ram_shortfall(prediction, device) or _graphics_shortfall(prediction, device):
+        split = fixed_layers(predict, device, min(gpu_layers, whole), may_spread=spreads)
+    prediction = predict.all(split)
+    if shortfall := _ram_shortfall(prediction, device) or _graphics_shortfall(prediction, device, may_spread=spreads):
         return shortfall
     if repack_weights is None:
         repack_weights = _needed_ram(prediction, device) + prediction.mapped_copy_bytes <= device.ram.free_bytes
@@ -160,33 +162,48 @@ def gpu_shortfall(candidate: Candidate, context: ContextPlan, device: Device) ->
     """What is missing to have the whole model on the cards; None if nothing is, or there is no card."""
     smallest = replace(context, batch_tokens=min(context.batch_tokens, PREFILL_TOKENS[-1]))
     model, whole = candidate.model, len(candidate.model.shape.layers) + 1
-    predict = _predictor(model, smallest, device, NO_EXTRAS)
-    split = fixed_layers(predict, device, whole, may_spread=_may_spread(model))
-    return _graphics_shortfall(predict(split), device)
+    predict = _Predictor(model, smallest, device, NO_EXTRAS)
+    split = fixed_layers(predict, device, whole, may_spread=may_spread(model))
+    return _graphics_shortfall(predict.all(split), device, may_spread=may_spread(model))
 
 
-def _predictor(model: StoredModel, context: ContextPlan, device: Device, extras: Extras) -> Predict:
+@dataclass(frozen=True)
+class _Predictor:
     """What the model takes by how its layers are split."""
 
-    def predict(split: Split) -> MemoryPrediction:
+    model: StoredModel
+    context: ContextPlan
+    device: Device
+    extras: Extras
+
+    def all(self, split: Split) -> MemoryPrediction:
         return predict_memory(
-            model,
-            context,
-            Placement(split, device.repacked_types),
-            adapter_bytes=extras.adapter_bytes,
-            checkpoint_bytes=extras.checkpoint_bytes,
+            self.model,
+            self.context,
+            self._placement(split),
+            adapter_bytes=self.extras.adapter_bytes,
+            checkpoint_bytes=self.extras.checkpoint_bytes,
         )
 
-    return predict
+    def card(self, split: Split, card: int) -> DeviceBytes:
+        return predict_card(
+            self.model, self.context, self._placement(split), card, adapter_bytes=self.extras.adapter_bytes
+        )
+
+    def _placement(self, split: Split) -> Placement:
+        return Placement(split, self.device.repacked_types)
 
 
-def _may_spread(model: StoredModel) -> bool:
-    """Not where layers hand on embeddings of their own from card to card: what that takes is not predicted."""
+def may_spread(model: StoredModel) -> bool:
+    """Whether several cards may hold it: not where layers get embeddings of their own, whose room is not predicted."""
     return not model.shape.layer_embedding
 
 
-def _graphics_shortfall(prediction: MemoryPrediction, device: Device) -> Shortfall | None:
-    """What is missing on the cards: on all of them together, unless one alone has too little for its part."""
+def _graphics_shortfall(prediction: MemoryPrediction, device: Device, *, may_spread: bool) -> Shortfall | None:
+    """What is missing on the cards: on all of them together, unless one alone has too little for its part.
+
+    Of a model that may not be spread, what is missing on the one card.
+    """
     over = [
         (used.with_error, gpu.free_bytes)
         for used, gpu in zip(prediction.gpus, device.gpus, strict=True)
@@ -195,7 +212,7 @@ def _graphics_shortfall(prediction: MemoryPrediction, device: Device) -> Shortfa
     if not over:
         return None
     needed, free = sum(used.with_error for used in prediction.gpus), sum(gpu.free_bytes for gpu in device.gpus)
-    return Shortfall("graphics memory", *((needed, free) if needed > free else over[0]))
+    return Shortfall("graphics memory", *((needed, free) if may_spread and needed > free else over[0]))
 
 
 def _ram_shortfall(prediction: MemoryPrediction, device: Device) -> Shortfall | None:

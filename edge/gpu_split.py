@@ -7,28 +7,35 @@ memory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from edge.device_profiles import Device
-from edge.memory import MemoryPrediction
+from edge.memory import DeviceBytes, MemoryPrediction
 
 Split = tuple[int, ...]
 """Layers on each card of a device."""
-Predict = Callable[[Split], MemoryPrediction]
-"""What a model takes when its layers are split so."""
 
 _HALVINGS = 7  # cards are filled alike to a hundredth
+
+
+class Predict(Protocol):
+    """What a model takes when its layers are split so."""
+
+    def all(self, split: Split) -> MemoryPrediction: ...
+
+    def card(self, split: Split, card: int) -> DeviceBytes:
+        """On one of the cards, which is found much sooner."""
 
 
 def most_layers(predict: Predict, device: Device, layers: int, *, may_spread: bool = True) -> Split:
     """The most of so many layers that fit; on several cards only if no single one holds all, and if it is allowed."""
     cards = range(len(device.gpus))
-    alone = [split for card in cards if fits(predict(split := _alone(device, card, layers)), device)]
+    alone = [split for card in cards if fits(predict.all(split := _alone(device, card, layers)), device)]
     if alone:
         return max(alone, key=lambda split: _speed_and_room(device, split))
     if may_spread and len(cards) > 1:
-        spread = _Spread(cache(predict), device)
+        spread = _Spread(predict, device)
         if whole := spread.balanced(layers):
             return whole
         return spread.filled(_most(lambda count: spread.filled(count) is not None, layers)) or _none(device)
@@ -59,6 +66,8 @@ class _Spread:
 
     predict: Predict
     device: Device
+    _needed: dict[tuple[Split, int], int] = field(default_factory=dict)
+    """Bytes of a card, error included, by the split: shares and numbers of layers are tried by halving."""
 
     def balanced(self, layers: int) -> Split | None:
         """The split that fills all cards alike; None if so many layers do not fit."""
@@ -79,7 +88,7 @@ class _Spread:
             split = (*split, self._most_after(split, layers - sum(split), share))
         split = (*split, layers - sum(split))
         is_within = self._is_within(split, len(split) - 1, share)
-        return split if is_within and fits(self.predict(split), self.device) else None
+        return split if is_within and fits(self.predict.all(split), self.device) else None
 
     def _most_after(self, before: Split, left: int, share: float) -> int:
         """The most of the layers that are left that the next card holds, if the one after it has the others."""
@@ -87,7 +96,9 @@ class _Spread:
         return _most(lambda count: self._is_within((*before, count, left - count, *behind), len(before), share), left)
 
     def _is_within(self, split: Split, card: int, share: float) -> bool:
-        return self.predict(split).gpus[card].with_error <= share * self.device.gpus[card].free_bytes
+        if (split, card) not in self._needed:
+            self._needed[split, card] = self.predict.card(split, card).with_error
+        return self._needed[split, card] <= share * self.device.gpus[card].free_bytes
 
 
 def _none(device: Device) -> Split:
@@ -99,7 +110,7 @@ def _alone(device: Device, card: int, layers: int) -> Split:
 
 
 def _most_on(predict: Predict, device: Device, card: int, layers: int) -> int:
-    return _most(lambda count: fits(predict(_alone(device, card, count)), device), layers)
+    return _most(lambda count: fits(predict.all(_alone(device, card, count)), device), layers)
 
 
 def _speed_and_room(device: Device, split: Split) -> tuple[float, int]:

@@ -7,7 +7,7 @@ does not report was measured, and says so below.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -134,7 +134,7 @@ def predict_memory(
     sizes = _context_bytes(model.shape, context)
     has_gpu = placement.gpu_layers > 0
     in_ram = DeviceBytes(
-        weights=weights_bytes(model, placement)[-1],
+        weights=_ram_weights_bytes(model, placement),
         cache=sum(sizes.cache_by_layer[:first]),
         compute=_ram_compute_bytes(model, context, placement),
         adapters=0 if has_gpu else adapter_bytes,
@@ -142,21 +142,25 @@ def predict_memory(
         host=sizes.host,
         checkpoints=checkpoint_bytes if _keeps_checkpoints(model) else 0,
     )
-    on_gpus = tuple(_on_gpus(model, context, placement, adapter_bytes))
+    cards = range(len(placement.gpu_split))
+    on_gpus = tuple(predict_card(model, context, placement, card, adapter_bytes=adapter_bytes) for card in cards)
     return MemoryPrediction(on_gpus, in_ram, repacked_bytes(model, placement))
 
 
-def _on_gpus(
-    model: StoredModel, context: ContextPlan, placement: Placement, adapter_bytes: int
-) -> Iterator[DeviceBytes]:
-    weights, cache = weights_bytes(model, placement), _context_bytes(model.shape, context).cache_by_layer
-    for card, (layers, count) in enumerate(zip(layers_by_gpu(model, placement), placement.gpu_split, strict=True)):
-        yield DeviceBytes(
-            weights=weights[card],
-            cache=sum(cache[layers]),
-            compute=_gpu_compute_bytes(model, context, placement, card) if count else 0,
-            adapters=-(-adapter_bytes * count // placement.gpu_layers) if count else 0,
-        )
+def predict_card(
+    model: StoredModel, context: ContextPlan, placement: Placement, card: int, *, adapter_bytes: int = 0
+) -> DeviceBytes:
+    """What a single graphics card of the placement holds."""
+    count = placement.gpu_split[card]
+    if not count:
+        return DeviceBytes()
+    layers = _layers_of(model, placement, card)
+    return DeviceBytes(
+        weights=_card_weights_bytes(model, placement, card),
+        cache=sum(_context_bytes(model.shape, context).cache_by_layer[layers]),
+        compute=_gpu_compute_bytes(model, context, placement, card),
+        adapters=-(-adapter_bytes * count // placement.gpu_layers),
+    )
 
 
 def first_gpu_layer(model: StoredModel, gpu_layers: int) -> int:
@@ -165,12 +169,11 @@ def first_gpu_layer(model: StoredModel, gpu_layers: int) -> int:
     return min(count, max(0, count + 1 - gpu_layers))
 
 
-def layers_by_gpu(model: StoredModel, placement: Placement) -> Iterator[slice]:
-    """The blocks of each graphics card. Source: llama.cpp, src/llama-model.cpp (load_tensors)."""
-    start, count = first_gpu_layer(model, placement.gpu_layers), len(model.shape.layers)
-    for layers in placement.gpu_split:
-        yield slice(min(start, count), min(start + layers, count))
-        start += layers
+def _layers_of(model: StoredModel, placement: Placement, card: int) -> slice:
+    """The blocks of a graphics card. Source: llama.cpp, src/llama-model.cpp (load_tensors)."""
+    split, count = placement.gpu_split, len(model.shape.layers)
+    start = first_gpu_layer(model, placement.gpu_layers) + sum(split[:card])
+    return slice(min(start, count), min(start + split[card], count))
 
 
 def _output_gpu(placement: Placement) -> int | None:
@@ -183,13 +186,21 @@ def weights_bytes(model: StoredModel, placement: Placement) -> list[int]:
 
     Source: llama.cpp, src/llama-model.cpp: embeddings are looked up by the CPU, the output is where the last block is.
     """
-    places, output_gpu = model.places, _output_gpu(placement)
-    if output_gpu is None:
-        return [*(0 for _ in placement.gpu_split), model.weights_bytes]
-    on_gpus = [sum(places.block_bytes[layers]) for layers in layers_by_gpu(model, placement)]
-    on_gpus[output_gpu] += places.output_bytes + places.tied_bytes
-    in_ram = places.embedding_bytes + sum(places.block_bytes[: first_gpu_layer(model, placement.gpu_layers)])
-    return [*on_gpus, in_ram]
+    cards = range(len(placement.gpu_split))
+    return [*(_card_weights_bytes(model, placement, card) for card in cards), _ram_weights_bytes(model, placement)]
+
+
+def _card_weights_bytes(model: StoredModel, placement: Placement, card: int) -> int:
+    places = model.places
+    output = places.output_bytes + places.tied_bytes if card == _output_gpu(placement) else 0
+    return sum(places.block_bytes[_layers_of(model, placement, card)]) + output
+
+
+def _ram_weights_bytes(model: StoredModel, placement: Placement) -> int:
+    if not placement.gpu_layers:
+        return model.weights_bytes
+    first = first_gpu_layer(model, placement.gpu_layers)
+    return model.places.embedding_bytes + sum(model.places.block_bytes[:first])
 
 
 def repacked_bytes(model: StoredModel, placement: Placement) -> int:
@@ -223,7 +234,7 @@ def decode_operations(model: StoredModel, placement: Placement) -> list[int]:
 def _by_place(model: StoredModel, placement: Placement, of_blocks: Sequence[int], of_output: int) -> list[int]:
     """What belongs to blocks and output, summed for each graphics card and, last, for main memory."""
     output_gpu = _output_gpu(placement)
-    sums = [sum(of_blocks[layers]) for layers in layers_by_gpu(model, placement)]
+    sums = [sum(of_blocks[_layers_of(model, placement, card)]) for card in range(len(placement.gpu_split))]
     sums.append(sum(of_blocks[: first_gpu_layer(model, placement.gpu_layers)]))
     sums[-1 if output_gpu is None else output_gpu] += of_output
     return sums

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from edge.device_profiles import Device, MemoryPool
-from edge.fitting import GPU_EFFICIENCY, PREFILL_TOKENS, RAM_EFFICIENCY, Fit
+from edge.fitting import GPU_EFFICIENCY, PREFILL_TOKENS, RAM_EFFICIENCY, Fit, may_spread
 from edge.memory import DeviceBytes
 from edge.plan import Choice, Obstacle, Plan, PlannedSettings
 from edge.plan_source import ModelToPlan
@@ -30,6 +30,8 @@ def _about(model: ModelToPlan, plan: Plan) -> Table:
     device = plan.device
     rows = [("Model", f"{model.reference} ({model.origin})"), ("Device", f"{device.name}: {device.description}")]
     rows += [(name, _pool_text(gpu)) for name, gpu in zip(_card_names(device), device.gpus, strict=True)]
+    if len(device.gpus) > 1 and not may_spread(plan.choices[0].fit.candidate.model):
+        rows.append(("One card only", "layers get embeddings of their own; what several cards need is not predicted"))
     if device.idle_gpus:
         names = ", ".join(device.idle_gpus)
         rows.append(("Not used", f"{names}: llama.cpp cannot compute there, and edge doctor says why"))

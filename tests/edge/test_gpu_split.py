@@ -16,10 +16,14 @@ from edge.device_profiles import Device, MemoryPool
 from edge.errors import EdgeError
 from edge.fitting import Fit, Shortfall, context_of, fit, gpu_shortfall
 from edge.llama.model import Model
-from edge.memory import Placement, predict_memory
+from edge.memory import Placement, predict_card, predict_memory
 from edge.settings import ModelSettings
 from edge.step_down import steps_down
+from tests.edge.conftest import Command
+from tests.edge.fake_machines import FakeMachine, UseMachine, use_machine
 from tests.edge.published import EXPERTS, GEMMA, LLAMA, candidate
+
+__all__ = ["use_machine"]
 
 GB = 1_000_000_000
 MIB = 1 << 20
@@ -74,6 +78,31 @@ def test_embeddings_of_each_layer_keep_a_model_on_one_card() -> None:
     spread, alone = (fit(each, context_of(2048), small) for each in (plain, odd))
     assert isinstance(spread, Fit) and isinstance(alone, Fit)
     assert all(spread.gpu_split) and not all(alone.gpu_split)
+
+
+def test_a_plan_says_why_a_model_with_embeddings_of_each_layer_is_on_one_card(
+    edge_command: Command, use_machine: UseMachine
+) -> None:
+    card = ("NVIDIA GeForce RTX 3050 Laptop GPU", 4096, 3720)
+    use_machine(FakeMachine(memory_kb=32_000_000, available_kb=26_000_000, cards=(card, card)))
+    reason = "One card only layers get embeddings of their own; what several cards need is not predicted"
+    assert reason in " ".join(edge_command("plan", "google/gemma-4-E2B-it").out.split())
+    assert "One card only" not in edge_command("plan", GEMMA).out
+    use_machine(FakeMachine(memory_kb=32_000_000, available_kb=26_000_000, cards=(card,)))
+    assert "One card only" not in edge_command("plan", "google/gemma-4-E2B-it").out
+
+
+def test_what_is_missing_for_a_model_on_one_card_is_said_of_that_card() -> None:
+    small = device_of((1.5, 360), (1, 360))
+    missing = gpu_shortfall(candidate("google/gemma-4-E2B-it", "Q8_0"), context_of(8192), small)
+    assert missing is not None and missing.needed_bytes > 2.5 * GB and missing.free_bytes == 1.5 * GB
+
+
+def test_what_one_card_holds_is_a_part_of_the_whole() -> None:
+    model, context, placement = candidate(GEMMA, "Q8_0").model, context_of(8192), Placement((9, 0, 20))
+    parts = [predict_card(model, context, placement, card, adapter_bytes=1 << 20) for card in range(3)]
+    assert tuple(parts) == predict_memory(model, context, placement, adapter_bytes=1 << 20).gpus
+    assert parts[1].total == 0 and sum(part.weights for part in parts) < model.weights_bytes
 
 
 def test_what_is_missing_on_all_cards_is_said_of_all() -> None:
