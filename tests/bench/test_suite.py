@@ -12,19 +12,12 @@ import bench.suite
 from bench.cases import BenchSettings, gaps_of, opened, rate_together
 from bench.compare import compare_records
 from bench.engine_sides import Run
+from bench.figures import fresh_metrics, quality_metrics, speed_metrics, throttling_notes
 from bench.fresh_start import FreshStart
 from bench.measure import Guard, Observation, Sample
 from bench.quality import Estimate
 from bench.record import MetricKind, Record
-from bench.suite import (
-    BenchPlan,
-    QualityPlan,
-    fresh_metrics,
-    quality_metrics,
-    run_bench,
-    speed_metrics,
-    throttling_notes,
-)
+from bench.suite import BenchPlan, QualityPlan, run_bench
 from convert.pipeline import write_checkpoint
 from edge.errors import EdgeError
 from edge.request import Completion, Timing, Usage
