@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -16,8 +15,6 @@ def print_result(document: Any, renderables: Any, as_json: bool) -> None:
     if as_json:
         print(json.dumps(document, ensure_ascii=False, indent=2))
         return
-    from rich.console import Console
+    from edge.tables import show
 
-    console = Console(soft_wrap=not sys.stdout.isatty())  # in a pipe, no line is broken or cut
-    for renderable in renderables if isinstance(renderables, list) else [renderables]:
-        console.print(renderable)
+    show(*(renderables if isinstance(renderables, list) else [renderables]))

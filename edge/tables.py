@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
 
 TITLE_STYLE = "bold cyan"
+_ANY_WIDTH = 1_000_000  # rich has no word for it
+
+
+def show(*reports: RenderableType) -> None:
+    """Print reports to stdout: as wide as a terminal, or, in a pipe or a file, as wide as they are.
+
+    There each row is one line, without the spaces that would fill it up to the longest.
+    """
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else _ANY_WIDTH)
+    for report in reports:
+        if sys.stdout.isatty():
+            console.print(report)
+            continue
+        with console.capture() as captured:
+            console.print(report)
+        for line in captured.get().splitlines():
+            print(line.rstrip(" "))
 
 
 def section(title: str, rows: Iterable[tuple[str, str]]) -> Table:

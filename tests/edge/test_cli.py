@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
 import edge.engine
 import edge.models
@@ -324,9 +325,10 @@ def test_existing_file_is_overwritten_only_when_forced(edge_command: Command, tm
 
 def test_tables_fit_a_narrow_terminal(edge_command: Command, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     outcome = edge_command("inspect", tiny_gguf, "--all")
     assert outcome.code == 0
-    assert max(map(len, outcome.out.splitlines())) <= 80
+    assert max(map(len, Text.from_ansi(outcome.out).plain.splitlines())) <= 80
 
 
 def test_doctor_reports_in_json_and_for_people(edge_command: Command) -> None:
