@@ -27,7 +27,7 @@ from bench.html_plots import (
 )
 from bench.html_report import cumulative, html_report, latency_plot, memory_plot, streams_plot
 from bench.record import Record
-from tests.bench.bench_records import DECODE, make_record
+from tests.bench.bench_records import DECODE, PEAK, make_record
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -237,3 +237,10 @@ def test_the_page_of_an_interrupted_run_says_so_in_its_head() -> None:
     page = html_report([replace(make_record(), interrupted=True)])
     assert "<h1>model-Q4_0 (Q4_0), interrupted</h1>" in page
     assert "interrupted" not in html_report([make_record()])
+
+
+def test_a_run_that_was_interrupted_before_its_speeds_has_a_page() -> None:
+    early = replace(make_record(samples={PEAK: (210e6,)}, divergence=None), ceiling=None, gaps_seconds={}, memory=None)
+    page = html_report([replace(early, interrupted=True), replace(make_record("Q8_0"), interrupted=True)])
+    assert "Which quantization?, interrupted</h1>" in page and "peak memory of the process" in page
+    assert "<figcaption>" not in html_report([replace(early, interrupted=True)])
