@@ -9,6 +9,7 @@ import pytest
 from convert.gguf_header import header_bytes
 from edge.errors import EdgeError
 from edge.gguf_format import MetadataEntry, ValueType
+from edge.llama.library import backend
 from edge.llama.model import Model
 
 
@@ -74,6 +75,12 @@ def test_metadata_value_longer_than_any_buffer_is_whole(tmp_path: Path) -> None:
         assert model.metadata("general.description") == description
 
 
-def test_closing_twice_is_no_harm(tiny_gguf: Path) -> None:
+def test_closing_twice_frees_once(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    freed: list[object] = []
+    free = backend().llama_model_free
+    monkeypatch.setattr(backend(), "llama_model_free", freed.append)
     with Model(tiny_gguf, vocabulary_only=True) as model:
+        pointer = model.pointer
         model.close()
+    free(pointer)
+    assert freed == [pointer]

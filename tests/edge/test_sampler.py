@@ -374,6 +374,11 @@ def test_breakers_are_looked_up_once_for_all_streams(vocab: Vocab, monkeypatch: 
     assert len(made) == 6
 
 
-def test_closing_twice_is_no_harm() -> None:
+def test_closing_twice_frees_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    freed: list[object] = []
+    free = backend().llama_sampler_free
+    monkeypatch.setattr(backend(), "llama_sampler_free", freed.append)
     with sampler() as opened:
         opened.close()
+    free(freed[0])
+    assert len(freed) == 1
