@@ -29,6 +29,16 @@ def send(server: BackgroundServer, body: Any, path: str = "/v1/chat/completions"
     return connection
 
 
+def received_until(connection: socket.socket, mark: bytes) -> bytes:
+    """What comes until the mark is there; a failure if the connection ends before."""
+    received = b""
+    while mark not in received:
+        content = connection.recv(65536)
+        assert content, f"the connection ended after {received!r}"
+        received += content
+    return received
+
+
 def is_empty(server: BackgroundServer) -> bool:
     return bool(server.app.state.doors.open_requests == 0)
 
@@ -121,9 +131,8 @@ def test_clients_that_leave_at_random_leave_nothing_behind(serve_live: ServeLive
 def test_connection_is_used_again_after_a_streamed_answer(serve_live: ServeLive) -> None:
     server = serve_live(ServedFake([ANSWER, "five"]))
     connection = send(server, {**ASK, "stream": True})
-    received = b""
-    while not received.endswith(b"0\r\n\r\n"):
-        received += connection.recv(65536)
+    first = received_until(connection, b"0\r\n\r\n")
+    assert first.startswith(b"HTTP/1.1 200") and first.endswith(b"0\r\n\r\n")
     content = json.dumps(ASK).encode()
     connection.sendall(
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
@@ -131,9 +140,7 @@ def test_connection_is_used_again_after_a_streamed_answer(serve_live: ServeLive)
         + b"\r\n\r\n"
         + content
     )
-    received = b""
-    while b'"content":"five"' not in received:
-        received += connection.recv(65536)
+    assert received_until(connection, b'"content":"five"').startswith(b"HTTP/1.1 200")
     connection.close()
 
 
