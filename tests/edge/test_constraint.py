@@ -354,12 +354,20 @@ def follow(matcher: Matcher, steps: int) -> None:
 
 @pytest.mark.model
 @pytest.mark.parametrize(
-    "pattern", ["(x+x+)+y", "(.*a){20}(.*b){20}", "(a|b)*a(a|b){20}c", r"(\p{L}\p{M}*){500}\w{2000}"]
+    ("pattern", "whole", "wrong"),
+    [
+        ("(x+x+)+y", "x" * 50 + "y", "x" * 50 + "z"),
+        ("(.*a){20}(.*b){20}", "a" * 20 + "b" * 20, "a" * 19 + "b" * 20),
+        ("(a|b)*a(a|b){20}c", "ab" * 15 + "ac", "ab" * 15 + "c"),
+        (r"(\p{L}\p{M}*){500}\w{2000}", "A" * 2500, "A" * 2499),
+    ],
 )
 def test_a_pattern_that_would_explode_when_it_is_searched_for_is_followed(
-    real_compiler: ConstraintCompiler, pattern: str
+    real_compiler: ConstraintCompiler, real_vocab: Vocab, pattern: str, whole: str, wrong: str
 ) -> None:
-    follow(real_compiler.compile(Constraint.regex(pattern)), 50)
+    constraint = Constraint.regex(pattern)
+    assert matches(real_compiler.compile(constraint), real_vocab.tokenize(whole))
+    assert not matches(real_compiler.compile(constraint), real_vocab.tokenize(wrong))
 
 
 def test_several_threads_compile_a_constraint_once(vocab: ByteVocabulary) -> None:
