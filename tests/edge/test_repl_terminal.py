@@ -146,6 +146,8 @@ def test_process_that_dies_in_an_answer_costs_this_answer_only(
     chat.wait_for(SUMMARY)
     chat.type(f"/stats{ENTER}")
     chat.wait_for(r"Turns.* 2 ")
+    assert worker.pid not in [each.pid for each in chat.workers()]
+    assert chat.leave() == 0
 
 
 NOT_NEEDED = [
@@ -183,7 +185,9 @@ def test_prompt_is_there_before_the_model(
     chat = start(chats, environment, tiny_gguf, "--threads", 1, "--max-tokens", 4)
     chat.wait_for("Ctrl-D ends the chat")
     chat.wait_for(">")
-    for worker in chat.workers():  # it takes longer to load anything than to get here
+    workers = chat.workers()
+    assert workers
+    for worker in workers:  # it takes longer to load anything than to get here
         worker.suspend()
     chat.type(f"/help{ENTER}")
     chat.wait_for("never taken for a command")
@@ -191,10 +195,12 @@ def test_prompt_is_there_before_the_model(
     chat.wait_for("Loading ")
     chat.type(CTRL_C)  # waiting ends, too
     chat.wait_for("interrupted")
-    for worker in chat.workers():
+    for worker in workers:
         worker.resume()
     chat.type(f"Hi{ENTER}")
     chat.wait_for(SUMMARY)
+    assert chat.workers() == workers
+    assert chat.leave() == 0
 
 
 def test_dumb_terminal_gets_no_sequences(

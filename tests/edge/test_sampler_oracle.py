@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from edge.errors import EdgeError
 from edge.llama.model import Model
 from edge.llama.sampler import Sampler
 from edge.settings import SamplingSettings
@@ -110,7 +111,9 @@ def hold_to_oracle(settings: SamplingSettings, vocabulary: Vocabulary, scene: Sc
         for logits, mask in zip(scene.logits, scene.masks, strict=True):
             expected, adjusted = oracle.choose(logits, mask)
             before = logits.copy()
-            if adjusted[expected] == -np.inf:  # all tokens are ruled out, which another test is about
+            if adjusted[expected] == -np.inf:  # all tokens are ruled out
+                with pytest.raises(EdgeError):
+                    sampler.choose(logits, mask)
                 return
             token = sampler.choose(logits, mask)
             assert (logits == before).all()

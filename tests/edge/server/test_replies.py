@@ -202,3 +202,4 @@ def test_notice_after_the_loop_has_ended_does_no_harm() -> None:
 
     reading(work)
     stream.deliver(FINISH)
+    assert stream.take() == [FINISH]
