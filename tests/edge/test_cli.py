@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -332,8 +333,16 @@ def test_tables_fit_a_narrow_terminal(edge_command: Command, tiny_gguf: Path, mo
 
 
 def test_doctor_reports_in_json_and_for_people(edge_command: Command) -> None:
-    assert edge_command("doctor").code == 0
-    assert json.loads(edge_command("doctor", "--json").out)
+    told, document = edge_command("doctor"), edge_command("doctor", "--json")
+    assert (told.code, document.code) == (0, 0)
+    report = json.loads(document.out)
+    assert {"machine", "installation", "threads", "disk", "findings"} <= report.keys()
+    for label, value in (
+        ("numpy", report["installation"]["versions"]["numpy"]),
+        ("name", report["machine"]["cpu"]["name"]),
+        ("threads used", report["threads"]),
+    ):
+        assert re.search(rf"^{label} +{re.escape(str(value))}$", told.out, re.MULTILINE)
 
 
 # The command as a process of its own

@@ -69,6 +69,11 @@ def test_gguf_file_is_converted_and_verified_like_a_checkpoint(
         assert edge_command("convert", *arguments).code == 0
     outcome = edge_command("verify", str(target), "--against", str(bfloat16), "--threads", "1", "--json")
     assert outcome.code == 0, outcome.err
+    proof = json.loads(outcome.out)
+    assert proof["result"] == "passed"
+    assert proof["checks"][0]["summary"].startswith("24 tensors match their source; ")
+    types = {tensor.name: tensor.type.name for tensor in read_gguf(target).tensors}
+    assert types["blk.0.attn_q.weight"] == "Q4_0"
 
 
 @pytest.mark.parametrize(

@@ -118,4 +118,7 @@ def test_a_format_that_no_standard_knows_is_told() -> None:
 def test_a_format_that_is_enforced_is_not_in_the_way() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_of({"items": {"format": "date-time"}, "uniqueItems": True})
+        check = check_of({"items": {"format": "date-time"}, "uniqueItems": True})
+    moment = '"2024-02-29T12:00:00Z"'
+    assert check.violations(f"[{moment}]") == []
+    assert [each.keyword for each in check.violations(f"[{moment}, {moment}]")] == ["uniqueItems"]

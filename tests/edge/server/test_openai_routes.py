@@ -220,7 +220,11 @@ def test_text_becomes_tokens_and_text_again(serve: Serve) -> None:
 
 
 def test_tokens_that_there_are_not_are_refused(serve: Serve) -> None:
-    assert serve().post("/detokenize", json={"tokens": [2**31 - 1]}).status_code == 400
+    refused = serve().post("/detokenize", json={"tokens": [2**31 - 1]})
+    assert (refused.status_code, refused.json()["error"]["message"]) == (
+        400,
+        "There is no token 2147483647. Give others.",
+    )
 
 
 def test_document_describes_every_endpoint(serve: Serve) -> None:

@@ -32,6 +32,7 @@ def test_body_beyond_the_limit_is_refused(serve: Serve) -> None:
 def test_body_that_does_not_say_its_length_is_limited_too(serve: Serve) -> None:
     response = serve(max_body_bytes=100).post(CHAT, content=iter([b"x" * 60] * 2))
     assert response.status_code == 413
+    assert response.json()["error"]["message"] == "The request has more than 100 bytes. Send less."
 
 
 @pytest.mark.parametrize(
