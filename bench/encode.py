@@ -20,7 +20,7 @@ from edge.devices import examine_machine
 from edge.errors import EdgeError
 from edge.gguf_format import TENSOR_TYPES, TensorType
 from edge.llama.quantize import Floats, quantize_rows
-from edge.tables import cell, table
+from edge.tables import cell, show, table
 from edge.terminal import note, report_error
 
 COLUMNS = 2048
@@ -98,8 +98,6 @@ def _fastest(calls: Sequence[Callable[[], None]], rounds: int) -> list[float]:
 
 
 def print_table(measured: Sequence[KindRates], title: str) -> None:
-    from rich.console import Console
-
     columns = ("ggml", "edge", "", "ggml, weighted", "edge, weighted", "")
     rates = table(title, ("Type", "left"), *((name, "right") for name in columns))
     for each in measured:
@@ -109,7 +107,7 @@ def print_table(measured: Sequence[KindRates], title: str) -> None:
             for text in (f"{side.ggml:.1f}", f"{side.ours:.1f}", f"{side.ratio:.1f}x")
         ]
         rates.add_row(*map(cell, [each.kind, *figures]))
-    Console().print(rates)
+    show(rates)
 
 
 def _parse() -> argparse.Namespace:

@@ -26,7 +26,7 @@ from edge.checked import checked_constraint
 from edge.constraint import Constraint, ConstraintCompiler
 from edge.errors import EdgeError
 from edge.guidance import Vocabulary
-from edge.tables import cell, table
+from edge.tables import cell, show, table
 from edge.terminal import note, report_error
 
 
@@ -188,9 +188,6 @@ def _measure(arguments: argparse.Namespace) -> MaskBench:
 
 
 def print_report(measured: MaskBench) -> None:
-    from rich.console import Console
-
-    console = Console()
     verdicts = measured.verdicts
     print(
         f"{measured.right} of {len(verdicts)} schemas end right ({measured.right_share:.1%}), "
@@ -215,7 +212,7 @@ def print_report(measured: MaskBench) -> None:
         ("compile a schema", measured.compile),
     ):
         times.add_row(*map(cell, [name, f"{spread.mean:.1f}", f"{spread.median:.1f}", f"{spread.p99:.1f}"]))
-    console.print(times)
+    show(times)
     print(f"The vocabulary was read in {measured.vocabulary_seconds:.2f} s.")
 
 

@@ -25,7 +25,7 @@ from edge.devices import examine_machine
 from edge.errors import EdgeError
 from edge.llama.sampler import Sampler
 from edge.settings import SamplingSettings
-from edge.tables import cell, table
+from edge.tables import cell, show, table
 from edge.terminal import note, report_error
 
 VOCABULARIES = (49_152, 131_072, 262_144)
@@ -202,8 +202,6 @@ def _timed(call: Callable[..., Result], *values: object) -> tuple[Result, float]
 
 
 def print_tables(times: Sequence[CaseTimes], streams: Sequence[StreamTimes], machine: str) -> None:
-    from rich.console import Console
-
     of_cases, of_streams = ("llama.cpp", "edge", ""), ("Streams", "in turn", f"{POOL_THREADS} threads", "")
     chosen = table(
         f"Microseconds per token, {machine}",
@@ -223,7 +221,7 @@ def print_tables(times: Sequence[CaseTimes], streams: Sequence[StreamTimes], mac
     for entry in streams:
         figures = (f"{entry.in_turn:.0f}", f"{entry.pooled:.0f}", f"{entry.ratio:.1f}x")
         together.add_row(*map(cell, [f"{entry.vocabulary_tokens:,}", entry.case, str(entry.streams), *figures]))
-    Console().print(chosen, together)
+    show(chosen, together)
 
 
 def _parse() -> argparse.Namespace:
