@@ -150,8 +150,9 @@ class _Search:
 
     @property
     def _repack_weights(self) -> bool | None:
+        """A draft model may need repacked weights, of which steps of several tokens are exact: edge.exact_steps."""
         is_chosen = "repack_weights" in self.given or not self.base.repack_weights
-        return self.base.repack_weights if is_chosen else None
+        return self.base.repack_weights if is_chosen or self.base.draft_model else None
 
     def types(self) -> list[tuple[KVType, KVType]]:
         """Types of keys and values to try; those that were chosen, if any were."""

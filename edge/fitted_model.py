@@ -70,16 +70,17 @@ class FittedModel:
         """What `open_engine` gives for the settings, or for less where memory does not suffice, which `tell` hears."""
         shape = self.best.candidate.model.shape if self.best else None
         trained = shape.context_tokens if shape else DEFAULT_CONTEXT_TOKENS
+        settings = self.settings
         return open_stepping_down(
             open_engine,
-            self.settings,
+            settings,
             model=f"{self.file.path.absolute()} ({self.file.path.stat().st_size} bytes)",
             layers=len(shape.layers) + 1 if shape else 0,
             context_tokens=min(trained, DEFAULT_CONTEXT_TOKENS),
             memory=StepMemory(state_directory() / "memory.json"),
             tell=tell,
             allows_quantized_cache=self.best is not None and self.best.allows_quantized_cache,
-            has_repacked_weights=self.best is None or self.best.has_repacked_weights,
+            may_undo_repacking=settings.draft_model is None and (self.best is None or self.best.has_repacked_weights),
             given=self.wanted.given,
         )
 

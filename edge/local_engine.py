@@ -80,7 +80,7 @@ class LocalEngine:
             if exact_tokens == 1 and settings.draft_model:
                 raise EdgeError(
                     f"A draft model would change what {path.name} says: steps of two tokens are rounded otherwise.",
-                    hint="Use it with quantized weights, as in Q8_0, and with flash attention; or leave it out.",
+                    hint="Use it with quantized, repacked weights, as in Q8_0, and flash attention; or leave it out.",
                 )
             draft_model = (
                 opened.enter_context(DraftModel(settings.draft_model, self._model.vocab, settings))

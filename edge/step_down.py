@@ -112,7 +112,7 @@ def open_stepping_down(
     memory: StepMemory,
     tell: Callable[[str], None],
     allows_quantized_cache: bool = True,
-    has_repacked_weights: bool = False,
+    may_undo_repacking: bool = False,
     given: Collection[str] = (),
 ) -> Opened:
     """What `open_model` gives for the settings, or for the first smaller ones that memory suffices for.
@@ -120,8 +120,8 @@ def open_stepping_down(
     `model` names it in `memory`; `layers` and `context_tokens` are what the settings mean where they say -1 and None.
     `tell` hears in one line what is given up, which is never what `given` names. Errors that are no matter of memory
     are raised as they are; if nothing smaller is left, the first one is, with what could be asked for instead. Whether
-    keys and values may be quantized is what `edge.fitting.allows` says. With `has_repacked_weights` there is a second
-    copy of weights to give up.
+    keys and values may be quantized is what `edge.fitting.allows` says. With `may_undo_repacking` there is a second
+    copy of weights that can be given up.
     """
     wanted = settings
     remembered = memory.recall(model, wanted)
@@ -138,7 +138,7 @@ def open_stepping_down(
             first = first or error
             steps = list(
                 steps_down(
-                    settings, layers=layers, context_tokens=context_tokens, has_repacked_weights=has_repacked_weights
+                    settings, layers=layers, context_tokens=context_tokens, may_undo_repacking=may_undo_repacking
                 )
             )
             allowed = (step for step in steps if allows_quantized_cache or "value_type" not in step.names)
@@ -154,12 +154,12 @@ def open_stepping_down(
 
 
 def steps_down(
-    settings: ModelSettings, *, layers: int, context_tokens: int, has_repacked_weights: bool = False
+    settings: ModelSettings, *, layers: int, context_tokens: int, may_undo_repacking: bool = False
 ) -> Iterator[Step]:
     """What can be given up from here, least felt for what it takes first: a second copy of weights, tokens of a step,
     precision of the cache, context, layers.
     """
-    if has_repacked_weights and settings.repack_weights:
+    if may_undo_repacking and settings.repack_weights:
         yield Step(
             replace(settings, repack_weights=False), "weights that are not repacked", frozenset({"repack_weights"})
         )

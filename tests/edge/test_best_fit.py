@@ -84,6 +84,10 @@ def test_whether_weights_are_repacked_is_chosen_only_where_nobody_says_so(llama:
     assert not find_best_fit(llama, large, ModelSettings(repack_weights=False)).settings.repack_weights
 
 
+def test_weights_stay_repacked_for_a_draft_model_which_may_need_it(llama: Path, demo_gguf: Path) -> None:
+    assert find_best_fit(llama, device_of(0, 4), ModelSettings(draft_model=demo_gguf)).settings.repack_weights
+
+
 def test_model_that_may_not_fit_is_not_repacked_unless_a_person_says_so(llama: Path) -> None:
     assert not find_best_fit(llama, device_of(0, 1)).settings.repack_weights
     assert find_best_fit(llama, device_of(0, 1), given={"repack_weights"}).settings.repack_weights

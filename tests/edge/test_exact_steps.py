@@ -188,6 +188,18 @@ def test_weights_that_are_not_exact_are_computed_without_drafts(
     assert drafted["F16"] == 0
 
 
+def test_draft_model_for_weights_that_are_exact_only_repacked_is_refused_without(tmp_path: Path) -> None:
+    options = ConversionOptions(choices=read_choices([".*=IQ4_NL"], output="IQ4_NL", embedding="IQ4_NL"))
+    path = written("llama3", "Q8_0", tmp_path, options)
+    if exact_step_tokens(read_gguf(path)) == 1:
+        pytest.skip("this processor rounds it otherwise in any case")
+    with LocalEngine(path, replace(SETTINGS, draft_model=path)):
+        pass
+    if exact_step_tokens(read_gguf(path), repack_weights=False) == 1:
+        with pytest.raises(EdgeError, match="A draft model would change what "):
+            LocalEngine(path, replace(SETTINGS, draft_model=path, repack_weights=False))
+
+
 def test_draft_model_for_weights_that_are_not_exact_is_refused(tmp_path: Path) -> None:
     path = written("llama3", "F16", tmp_path)
     with pytest.raises(EdgeError) as caught:
@@ -196,5 +208,5 @@ def test_draft_model_for_weights_that_are_not_exact_is_refused(tmp_path: Path) -
         "A draft model would change what F16.gguf says: steps of two tokens are rounded otherwise."
     )
     assert caught.value.hint == (
-        "Use it with quantized weights, as in Q8_0, and with flash attention; or leave it out."
+        "Use it with quantized, repacked weights, as in Q8_0, and flash attention; or leave it out."
     )

@@ -72,7 +72,7 @@ def test_steps_are_made_in_order_and_said(memory: StepMemory) -> None:
 
 def test_second_copy_of_weights_is_given_up_before_all_else_where_there_is_one() -> None:
     for has_copy, wanted in ((True, ModelSettings()), (True, ModelSettings(repack_weights=False))):
-        steps = steps_down(wanted, layers=43, context_tokens=8192, has_repacked_weights=has_copy)
+        steps = steps_down(wanted, layers=43, context_tokens=8192, may_undo_repacking=has_copy)
         assert (next(steps).settings == replace(wanted, repack_weights=False)) == wanted.repack_weights
     (first, *_) = steps_down(ModelSettings(), layers=43, context_tokens=8192)
     assert first.settings.repack_weights
