@@ -31,6 +31,10 @@ Q4_K_M (RTX 3060: about 50 tokens a second); main memory's was measured on one m
 GUESSES = 16  # edge.loop.MAX_GUESSES: a step may ask for logits of so many tokens more
 
 
+_COPY_SLACK = 1 / 8
+"""Of a repacked copy, so much must be left: what others come to need can have the file's pages, but not the copy's."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A file that a model may be run from: there already, or one that a conversion would make."""
@@ -72,7 +76,7 @@ class Fit:
     tokens_per_second: float
     """Of one answer, with the context half full."""
     repack_weights: bool = True
-    """Whether there is room for the repacked copy beside the file's pages, so that neither has to make room."""
+    """Whether the repacked copy fits with some room to spare."""
 
     @property
     def gpu_layers(self) -> int:
@@ -117,7 +121,7 @@ def fit(
     """The largest step that leaves all layers on cards, or fits at all; else what is missing with the smallest.
 
     `step_tokens` are those to try, by default what the context says and less; with `gpu_layers`, just so many are on
-    cards. Unless `repack_weights` says whether weights are repacked, they are where memory holds the file's as well.
+    cards. Unless `repack_weights` says whether weights are repacked, they are where there is some room to spare.
     """
     tried: list[Fit | Shortfall] = []
     for tokens in step_tokens or _step_sizes(context.batch_tokens):
@@ -152,7 +156,8 @@ def _fit(
     if shortfall := _ram_shortfall(prediction, device) or _graphics_shortfall(prediction, device, may_spread=spreads):
         return shortfall
     if repack_weights is None:
-        repack_weights = _needed_ram(prediction, device) + prediction.mapped_copy_bytes <= device.ram.free_bytes
+        slack_bytes = _COPY_SLACK * prediction.mapped_copy_bytes
+        repack_weights = _needed_ram(prediction, device) + slack_bytes <= device.ram.free_bytes
     if not repack_weights:
         prediction = replace(prediction, mapped_copy_bytes=0)
     return Fit(candidate, context, split, prediction, decode_speed(model, context, device, split), repack_weights)

@@ -67,8 +67,12 @@ def test_cache_is_quantized_before_the_context_is_cut(gemma: Path) -> None:
 
 
 def test_weights_are_not_repacked_where_memory_holds_them_but_no_copy(llama: Path) -> None:
-    weights, copy = 2_012_000_000, 1_484_000_000  # of Llama 3.2 3B in Q4_K_M; those in Q6_K are not copied
-    for free, is_repacked in ((weights + copy + 1.7 * GB, True), (weights + copy + 1.0 * GB, False)):
+    wanted = ModelSettings(context_tokens=8192, prefill_tokens=512)
+    ample = find_best_fit(llama, device_of(0, 32), wanted, given={"key_type", "prefill_tokens"}).fit
+    assert ample is not None
+    needed, copy = ample.prediction.ram.with_error, ample.prediction.mapped_copy_bytes
+    assert copy > GB
+    for free, is_repacked in ((needed + copy / 8 + 1e6, True), (needed + copy / 8 - 1e6, False)):
         best = find_best_fit(llama, device_of(0, free / GB))
         assert (best.settings.context_tokens, best.settings.key_type) == (8192, "F16")
         assert best.settings.repack_weights == best.has_repacked_weights == is_repacked
@@ -77,7 +81,7 @@ def test_weights_are_not_repacked_where_memory_holds_them_but_no_copy(llama: Pat
 
 
 def test_whether_weights_are_repacked_is_chosen_only_where_nobody_says_so(llama: Path) -> None:
-    small, large = device_of(0, 4), device_of(0, 32)
+    small, large = device_of(0, 3.2), device_of(0, 32)
     assert not find_best_fit(llama, small).settings.repack_weights
     chosen = find_best_fit(llama, small, given={"repack_weights"})
     assert chosen.settings.repack_weights and chosen.has_repacked_weights and chosen.shortfall is None
