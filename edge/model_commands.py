@@ -139,8 +139,6 @@ def bake(
     as_json: Json = False,
 ) -> None:
     """Compute a system text ahead: conversations that begin with it then start at once."""
-    from dataclasses import replace
-
     from edge.bake import bake, baked_path
     from edge.gguf_file import read_gguf
     from edge.quantities import counted, size_text
@@ -148,8 +146,10 @@ def bake(
 
     text = _system_text(system, system_file)
     path = out or baked_path(read_gguf(resolve_model(model, quant)).path, text, lora or ())
-    settings = replace(model_settings(None, threads, kv_type, None), repack_weights=not no_repack)
-    with _open(model, quant, lora, settings) as engine:
+    settings = model_settings(None, threads, kv_type, None)
+    # with what a chat has to be opened with here as well, which the file is good for only then
+    wanted = wanted_model(settings, kv_type, None, None, repack_choice(False, no_repack))
+    with _open_fitted(model, quant, lora, wanted, is_quiet=as_json) as engine:
         tokens = bake(engine, text, path)
     n_bytes = path.stat().st_size
     document = {"path": str(path), "tokens": tokens, "bytes": n_bytes}
@@ -268,17 +268,6 @@ def _open_fitted(
     fitted = fit_model(path, wanted.with_settings(adapters=adapters))
     say_fit(fitted, note, is_quiet=is_quiet)
     return fitted.open(lambda settings: Engine(fitted.file, settings, isolate=False), note)
-
-
-def _open(model: str, quantization: str | None, lora: list[str] | None, settings: ModelSettings) -> Engine:
-    from dataclasses import replace
-
-    from edge.adapters import resolve_adapter
-    from edge.engine import Engine
-
-    path = resolve_model(model, quantization)
-    adapters = tuple(resolve_adapter(reference, path) for reference in lora or [])
-    return Engine(path, replace(settings, adapters=adapters), isolate=False)
 
 
 def resolve_model(model: str, quantization: str | None) -> Path:

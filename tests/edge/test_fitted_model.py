@@ -172,6 +172,19 @@ def test_second_copy_of_weights_is_given_up_first(
     assert engines.tried == [second]
 
 
+def test_system_text_is_baked_with_what_a_chat_is_opened_with(
+    edge_command: Command, engines: FakeEngines, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.bake.bake", lambda engine, text, path: path.write_bytes(b"prefix"))
+    monkeypatch.setattr(engines, "fits", lambda settings: not settings.repack_weights)
+    outcome = edge_command("bake", llama, "--system", "Be kind.", "--out", tmp_path / "baked")
+    assert outcome.err == "Memory does not suffice: trying weights that are not repacked.\n"
+    baked = engines.tried[-1]
+    edge_command("chat", llama, stdin=b"Capital?\n")
+    assert not baked.repack_weights
+    assert engines.tried[-1] == baked
+
+
 def test_remembered_steps_do_not_change_what_is_given_later(llama: Path) -> None:
     engines = FakeEngines(most_tokens=4096)
     fit_model(llama, Wanted(ModelSettings(context_tokens=8192))).open(lambda settings: engines(llama, settings), print)
