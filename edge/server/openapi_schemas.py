@@ -17,6 +17,7 @@ _TOKEN: Schema = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
 NUCLEUS: Schema = {"exclusiveMinimum": 0, "maximum": 1}
 _SHARE: Schema = {"minimum": 0, "maximum": 1}
 _ABOVE_ZERO: Schema = {"exclusiveMinimum": 0}
+_WITHIN_THOUSAND: Schema = {"minimum": -1000, "maximum": 1000}
 _NUMBER_LIMITS: dict[str, Schema] = {
     "top_p": NUCLEUS,
     "typical_p": NUCLEUS,
@@ -24,11 +25,11 @@ _NUMBER_LIMITS: dict[str, Schema] = {
     "xtc_probability": _SHARE,
     "xtc_threshold": _SHARE,
     "dry_base": {"minimum": 1},
-    "repeat_penalty": _ABOVE_ZERO,
+    "repeat_penalty": {"minimum": 0.001, "maximum": 1000},
     "dynatemp_exponent": _ABOVE_ZERO,
     "mirostat_eta": _ABOVE_ZERO,
-    "frequency_penalty": {},
-    "presence_penalty": {},
+    "frequency_penalty": _WITHIN_THOUSAND,
+    "presence_penalty": _WITHIN_THOUSAND,
 }
 _LEAST = {"dry_penalty_last_n": -1, "dry_allowed_length": 1}
 
