@@ -45,6 +45,7 @@ const newestFirst = (one, other) => other.updated - one.updated;
 class BrowserStore {
   isKept = true;
   #stored = new WeakMap(); // of each conversation at hand, what was stored when it was last read or written
+  #writing = new Map(); // transactions of `put` that have not ended, and the ids of their conversations
 
   constructor(database) {
     this.database = database;
@@ -78,6 +79,8 @@ class BrowserStore {
    */
   async put(conversation, answering = null) {
     const transaction = this.database.transaction(["conversations", "summaries"], "readwrite");
+    this.#writing.set(transaction, conversation.id);
+    ended(transaction).catch(() => {}).then(() => this.#writing.delete(transaction));
     const store = transaction.objectStore("conversations");
     const theirs = await answerOf(store.get(conversation.id)); // nobody writes between this and the end
     const taken = theirs === undefined ? nothingTaken() : this.#take(conversation, theirs);
@@ -95,8 +98,12 @@ class BrowserStore {
     return taken;
   }
 
-  /** Stores a conversation as the page goes: there is no time left to read what another tab stored a moment ago. */
+  /**
+   * Stores a conversation as the page goes: there is no time left to read what another tab stored a moment ago, nor to
+   * wait for what is being written, which has less of it.
+   */
   putAtOnce(conversation) {
+    for (const [writing, id] of this.#writing) if (id === conversation.id) abort(writing);
     const transaction = this.database.transaction(["conversations", "summaries"], "readwrite");
     transaction.objectStore("conversations").put(conversation);
     transaction.objectStore("summaries").put(summaryOf(conversation));
@@ -148,10 +155,18 @@ function answerOf(request) {
 
 function ended(transaction) {
   return new Promise((resolve, reject) => {
-    transaction.oncomplete = () => resolve();
-    transaction.onerror = () => reject(transaction.error);
-    transaction.onabort = () => reject(transaction.error ?? new Error("aborted"));
+    transaction.addEventListener("complete", () => resolve());
+    transaction.addEventListener("error", () => reject(transaction.error));
+    transaction.addEventListener("abort", () => reject(transaction.error ?? new Error("aborted")));
   });
+}
+
+function abort(transaction) {
+  try {
+    transaction.abort();
+  } catch {
+    // it has just ended
+  }
 }
 
 class MemoryStore {
