@@ -12,7 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,6 +32,7 @@ from edge.terminal import note, report_error
 BAR = 0.03
 _ERROR_LINES = 6
 _REPETITIONS = 4
+_REST_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -88,35 +91,42 @@ def main() -> None:
 
 
 def measure_sides(tool: Path, path: Path, settings: BenchSettings) -> list[Sides]:
-    """Both sides in turn; who is first changes from round to round. Round 0 warms up and does not count."""
+    """Both sides in turn; who is first changes from round to round. Round 0 warms up and does not count.
+
+    Edge opens the model in a new process each time, as the tool does, and both rest before: in an old process, or on a
+    processor that was not spared for a moment, a prompt takes several percent longer.
+    """
+    tests = ((settings.prompt_tokens, 0), (0, settings.generated_tokens))
+    ours: list[list[Rate]] = [[], []]
+    theirs: list[list[Rate]] = [[], []]
+    for number in range(settings.rounds + 1):
+        note(f"Round {number} of {settings.rounds}" if number else "Warming up")
+        for place, test in enumerate(tests):
+            for side in ("ours", "theirs") if number % 2 else ("theirs", "ours"):
+                if side == "ours":
+                    ours[place].append(_run_apart(path, settings, test, number))
+                else:
+                    theirs[place].append(_run_tool(tool, path, settings, test))
+    names = (f"pp{settings.prompt_tokens}", f"tg{settings.generated_tokens}")
+    return [Sides(name, tuple(ours[place][1:]), tuple(theirs[place][1:])) for place, name in enumerate(names)]
+
+
+def _run_apart(path: Path, settings: BenchSettings, test: tuple[int, int], number: int) -> Rate:
+    time.sleep(_REST_SECONDS)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(_run_ours, path, settings, test, number).result()
+
+
+def _run_ours(path: Path, settings: BenchSettings, test: tuple[int, int], number: int) -> Rate:
+    """As often as the tool repeats it, after a first time that does not count, as the tool's does not."""
     with Model(path) as model:
-        prefill = BareSteps(model, settings, settings.prompt_tokens)
-        decode = BareSteps(model, settings, settings.generated_tokens)
-        cases: tuple[Case, Case] = (
-            PrefillCase(prefill, settings.prompt_tokens),
-            DecodeCase(decode, settings.generated_tokens),
-        )
-        tests = ((settings.prompt_tokens, 0), (0, settings.generated_tokens))
-        ours: list[list[Rate]] = [[], []]
-        theirs: list[list[Rate]] = [[], []]
-        for number in range(settings.rounds + 1):
-            note(f"Round {number} of {settings.rounds}" if number else "Warming up")
-            for place, case in enumerate(cases):
-                for side in ("ours", "theirs") if number % 2 else ("theirs", "ours"):
-                    if side == "ours":
-                        ours[place].append(_run_case(case, number))
-                    else:
-                        theirs[place].append(_run_tool(tool, path, settings, tests[place]))
-        prefill.context.close()
-        decode.context.close()
-    return [Sides(case.name, tuple(ours[place][1:]), tuple(theirs[place][1:])) for place, case in enumerate(cases)]
-
-
-def _run_case(case: Case, number: int) -> Rate:
-    """As often as the tool repeats it."""
-    started = time.process_time()
-    runs = [case.run(number * _REPETITIONS + repetition) for repetition in range(_REPETITIONS)]
-    processor = sum(run.tokens for run in runs) / (time.process_time() - started)
+        steps = BareSteps(model, settings, sum(test))
+        case: Case = PrefillCase(steps, test[0]) if test[0] else DecodeCase(steps, test[1])
+        case.run(number)
+        started = time.process_time()
+        runs = [case.run(number * _REPETITIONS + repetition) for repetition in range(1, 1 + _REPETITIONS)]
+        processor = sum(run.tokens for run in runs) / (time.process_time() - started)
+        steps.context.close()
     return Rate(median(run.values[case.name] for run in runs), processor)
 
 
@@ -147,6 +157,7 @@ def rates_of(output: str) -> list[float]:
 def _run_tool(tool: Path, path: Path, settings: BenchSettings, test: tuple[int, int]) -> Rate:
     """Run twice, with one repetition and with several more: the difference is what these took of the processor."""
     _, once = _timed(tool_command(tool, path, settings, test, 1))
+    time.sleep(_REST_SECONDS)
     samples, often = _timed(tool_command(tool, path, settings, test, 1 + _REPETITIONS))
     seconds = max(often - once, 1e-6)  # a tool that does nothing may take less the second time
     return Rate(median(samples), sum(test) * _REPETITIONS / seconds)

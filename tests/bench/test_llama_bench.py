@@ -16,6 +16,11 @@ SETTINGS = BenchSettings(prompt_tokens=32, generated_tokens=8, rounds=2, threads
 OUTPUT = json.dumps([{"n_prompt": 32, "samples_ts": [500.0, 400.0, 600.0]}])
 
 
+@pytest.fixture(autouse=True)
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.llama_bench._REST_SECONDS", 0)
+
+
 def _tool(folder: Path, script: str) -> Path:
     tool = folder / "llama-bench"
     tool.write_text(f"#!{sys.executable}\n{script}\n", encoding="utf-8")
