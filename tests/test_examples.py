@@ -69,7 +69,7 @@ def test_desktop_chat_shows_answers_from_a_thread_of_its_own(desktop_chat: Modul
     try:
         wait_until(lambda: desktop_chat.READY in shown)
         model.ask("Bees?")
-        wait_until(lambda: len(shown) > 2)
+        wait_until(lambda: len(shown) > 2 or shown[-1] == "\n\n")  # a model of noise may end at once
         model.stop()
         wait_until(lambda: shown[-1] == "\n\n")
     finally:
