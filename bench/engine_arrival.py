@@ -40,9 +40,8 @@ class Arrival:
 def measure_arrival(case: Case) -> list[Finding]:
     context_tokens = _PROMPT_TOKENS + _STREAMS * (_STREAM_TOKENS + 64) + 64
     settings = case.settings(_STREAMS + 1, context_tokens=context_tokens)
-    with LocalEngine(
-        case.model, settings, delivery_seconds=0
-    ) as engine:  # each token by itself, whose time is measured
+    # each token by itself, whose time is measured
+    with LocalEngine(case.model, settings, delivery_seconds=0) as engine:
         (alone,) = run_requests(engine, [_long_request(engine, 0)])
         arrivals = [_measure_once(engine, number) for number in range(1, min(case.rounds, _MOST_ROUNDS) + 1)]
     ratios = [each.during / each.before for each in arrivals]
