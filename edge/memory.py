@@ -74,7 +74,7 @@ class MemoryPrediction:
     ram: DeviceBytes
     mapped_copy_bytes: int
     """Pages of the file whose repacked copies are in use: they count in the process's peak, but can be dropped. The
-    copies cannot: `edge.fitting` has weights repacked only where there is room for both."""
+    copies cannot: `edge.fitting` has weights repacked only where there is some room to spare."""
 
     @property
     def gpu_total(self) -> int:
