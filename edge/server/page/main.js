@@ -22,7 +22,7 @@ const SAVE_MILLISECONDS = 1000;
 class Page {
   #models = [];
   #answers = new Map(); // by the id of the conversation
-  #unsaved = new Map(); // conversations that are written soon, by id, with their timers
+  #unsaved = new Map(); // conversations that are written soon, with their timers
   #deleted = new Set();
   #current = null;
   #others = new OtherTabs((id, nodeId) => id === this.#current.id && this.thread.refresh(new Set([nodeId])));
@@ -234,13 +234,13 @@ class Page {
   /** Something changed: it is written when no more changes follow at once. */
   #changed() {
     const conversation = this.#current;
-    clearTimeout(this.#unsaved.get(conversation.id));
-    this.#unsaved.set(conversation.id, setTimeout(() => this.#save(conversation), 300));
+    clearTimeout(this.#unsaved.get(conversation));
+    this.#unsaved.set(conversation, setTimeout(() => this.#save(conversation), 300));
   }
 
   async #save(conversation) {
-    clearTimeout(this.#unsaved.get(conversation.id));
-    this.#unsaved.delete(conversation.id);
+    clearTimeout(this.#unsaved.get(conversation));
+    this.#unsaved.delete(conversation);
     if (!this.#isStored(conversation)) return;
     try {
       const answering = this.#answers.get(conversation.id)?.node.id ?? null;
@@ -341,7 +341,7 @@ class Page {
     window.addEventListener("hashchange", () => this.#openAddressed());
     window.addEventListener("pagehide", () => {
       const answered = [...this.#answers.values()].map(({ conversation }) => conversation);
-      answered.filter((each) => this.#isStored(each)).forEach((each) => this.store.putAtOnce(each));
+      this.store.putAtOnce([...answered, ...this.#unsaved.keys()].filter((each) => this.#isStored(each)));
     });
     document.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || event.defaultPrevented || document.querySelector("dialog[open]")) return;

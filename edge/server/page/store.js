@@ -45,7 +45,7 @@ const newestFirst = (one, other) => other.updated - one.updated;
 class BrowserStore {
   isKept = true;
   #stored = new WeakMap(); // of each conversation at hand, what was stored when it was last read or written
-  #writing = new Map(); // transactions of `put` that have not ended, and the ids of their conversations
+  #writing = new Map(); // transactions of `put` that have not ended, and their conversations
 
   constructor(database) {
     this.database = database;
@@ -79,7 +79,7 @@ class BrowserStore {
    */
   async put(conversation, answering = null) {
     const transaction = this.database.transaction(["conversations", "summaries"], "readwrite");
-    this.#writing.set(transaction, conversation.id);
+    this.#writing.set(transaction, conversation);
     ended(transaction).catch(() => {}).then(() => this.#writing.delete(transaction));
     const store = transaction.objectStore("conversations");
     const theirs = await answerOf(store.get(conversation.id)); // nobody writes between this and the end
@@ -99,14 +99,18 @@ class BrowserStore {
   }
 
   /**
-   * Stores a conversation as the page goes: there is no time left to read what another tab stored a moment ago, nor to
-   * wait for what is being written, which has less of it.
+   * Stores conversations as the page goes, and those that are being written: there is no time left to read what another
+   * tab stored a moment ago, and a `put` that still reads it would never write.
    */
-  putAtOnce(conversation) {
-    for (const [writing, id] of this.#writing) if (id === conversation.id) abort(writing);
+  putAtOnce(conversations) {
+    const all = new Set([...conversations, ...this.#writing.values()]);
+    if (all.size === 0) return;
+    for (const writing of this.#writing.keys()) abort(writing);
     const transaction = this.database.transaction(["conversations", "summaries"], "readwrite");
-    transaction.objectStore("conversations").put(conversation);
-    transaction.objectStore("summaries").put(summaryOf(conversation));
+    for (const conversation of all) {
+      transaction.objectStore("conversations").put(conversation);
+      transaction.objectStore("summaries").put(summaryOf(conversation));
+    }
     transaction.commit();
   }
 
@@ -117,6 +121,7 @@ class BrowserStore {
   }
 
   async remove(id) {
+    for (const [writing, conversation] of this.#writing) if (conversation.id === id) this.#writing.delete(writing);
     const transaction = this.database.transaction(["conversations", "summaries"], "readwrite");
     transaction.objectStore("conversations").delete(id);
     transaction.objectStore("summaries").delete(id);

@@ -116,6 +116,41 @@ def test_an_answer_that_a_closed_page_cut_off_says_so(page: Page, server: FakeSe
     expect(page.locator(".note")).to_have_text("The page was closed before this answer was complete.")
 
 
+# Writing takes as long as the page is open: what is read before it is read again and again.
+NEVER_READ = """() => {
+    const get = IDBObjectStore.prototype.get;
+    IDBObjectStore.prototype.get = function (id) {
+        const reading = { error: null };
+        const again = () => { get.call(this, id).onsuccess = again; };
+        again();
+        return reading;
+    };
+}"""
+
+
+def test_an_answer_that_ended_as_the_page_is_closed_is_kept(page: Page, server: FakeServer) -> None:
+    server.says("The first half, ", Wait(), "and the second.")
+    ask(page, "Hi")
+    expect(answers(page)).to_have_text("The first half,")
+    page.evaluate(NEVER_READ)
+    server.go_on()
+    expect(answers(page)).to_have_text("The first half, and the second.")
+    expect(page.get_by_role("button", name="Answer again")).to_be_visible()
+    page.reload()
+    expect(answers(page)).to_have_text("The first half, and the second.")
+    expect(page.locator(".note")).to_have_count(0)
+
+
+def test_a_setting_of_the_last_moment_is_kept(page: Page, server: FakeServer) -> None:
+    ask_and_wait(page, "Hi")
+    open_settings(page)
+    page.evaluate(NEVER_READ)
+    page.get_by_label("System prompt").fill("Be brief.")
+    page.reload()
+    open_settings(page)
+    expect(page.get_by_label("System prompt")).to_have_value("Be brief.")
+
+
 def test_another_tab_shows_what_this_one_did(page: Page, server: FakeServer) -> None:
     other = page.context.new_page()
     other.goto(server.address)
