@@ -20,9 +20,17 @@ setup(
         ),
         Extension(
             "edge.native._candidates",
-            sources=["edge/native/candidates.c"],
+            sources=["edge/native/candidates.c", "edge/native/likely.c"],
+            depends=["edge/native/likely.h"],
             extra_compile_args=["-O3", "-g0", "-Wno-psabi"],
             optional=True,  # without a compiler numpy is used
+        ),
+        Extension(
+            "edge.native._multi_step",
+            sources=["edge/native/multi_step.c", "edge/native/likely.c"],
+            depends=["edge/native/likely.h"],
+            extra_compile_args=["-O3", "-g0", "-Wno-psabi"],
+            optional=True,  # without a compiler steps are made one by one
         ),
     ]
 )

@@ -41,10 +41,12 @@ class _Place:
 
 
 class ComputeThread:
-    """A thread for steppers. All but `run` are for its owner; `run` may be called from any thread."""
+    """A thread for steppers. All but `run` and `interrupt` are for its owner; these may be called from any thread."""
 
     def __init__(self) -> None:
         self._functions: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self.interruption = bytearray(1)
+        """1 once something is to be done before the next step: who makes several in one leaves it at those made."""
         self._places: list[_Place] = []
         self._thread = threading.Thread(target=self._run, name="edge-engine", daemon=True)
         self._thread.start()
@@ -52,6 +54,11 @@ class ComputeThread:
     def run(self, function: Callable[[], object]) -> None:
         """Have a function, which must not raise, run in the thread between two steps; all in the order of the calls."""
         self._functions.put(function)
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Let a stepper that makes several steps in one look around before the next. For any thread."""
+        self.interruption[0] = 1
 
     def add(self, stepper: Stepper) -> None:
         """Have a stepper's steps made in the thread from now on."""
@@ -81,6 +88,7 @@ class ComputeThread:
         last: _Place | None = None
         together: list[_Place] = []
         while True:
+            self.interruption[0] = 0  # before the question whether there is anything
             busy = [place for place in self._places if place.stepper.is_busy]
             if not busy or not self._functions.empty():
                 if last:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edge.ending import Ending
 from edge.errors import EdgeError
-from edge.llama.sampler import Sampler
+from edge.llama.sampler import PlainChoice, Sampler
 from edge.llama.vocab import Vocab
 from edge.logprobs import token_logprobs
 from edge.matcher import Matcher
@@ -42,6 +42,7 @@ class Drafting(Protocol):
 
     def extend(self, tokens: Sequence[int]) -> None: ...
     def draft(self, limit: int, running_tokens: int) -> list[int]: ...
+    def pass_by(self, steps: int) -> int: ...
     def learn(self, drafted: int, accepted: int) -> None: ...
 
 
@@ -67,11 +68,12 @@ class Job:
         context_tokens: int,
         matcher: Matcher | None,
         outbox: Outbox,
+        on_cancel: Callable[[], None],
     ) -> None:
         self.request = request
         self.prompt = request.prompt_tokens
         self.adapters = adapters
-        self.stream = Stream()
+        self.stream = Stream(on_cancel)
         self.limit_tokens = limit_tokens
         """Completion tokens at most: what the request or the context allows."""
         self.pending: list[int] = []
@@ -119,13 +121,22 @@ class Job:
         self._started = self._first = self._last = time.perf_counter()
         return self._append(self._forced(), _FORCED)
 
-    def choose(self, logits: npt.NDArray[np.float32]) -> Choice:
+    def plain_choice(self) -> PlainChoice | None:
+        """What it takes to choose tokens from nothing but logits, if they need not be looked at one by one.
+
+        `choose` has to be told the last token that is so chosen: it may be an end before its time.
+        """
+        is_looked_at = self._matcher or self.request.stop or self.request.logprobs is not None
+        return None if is_looked_at or self._sampler is None else self._sampler.plain_choice()
+
+    def choose(self, logits: npt.NDArray[np.float32], token: int | None = None) -> Choice:
         """What comes next: sampled freely first, and again over the allowed tokens only if that broke a rule.
 
-        Native code does the work and lets go of the interpreter's lock: several jobs may choose at once.
+        `token` is what was sampled freely, if that was done.
         """
         assert self._sampler is not None
-        token = self._sampler.choose(logits)
+        if token is None:
+            token = self._sampler.choose(logits)
         if not self._is_allowed(token):
             token = self._sampler.choose(logits, self._allowed_tokens())
         logprobs = self._logprobs(logits, token) if self.request.logprobs is not None else None
@@ -150,6 +161,11 @@ class Job:
         if self._matcher is None:
             return reason
         return reason or self._append(self._forced(), _FORCED)
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens behind which nothing follows, if they may come."""
+        return self._ends
 
     @property
     def served_tokens(self) -> int:

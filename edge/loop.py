@@ -127,6 +127,7 @@ class Loop:
             context_tokens=self._context.context_tokens,
             matcher=self._matcher(request),
             outbox=self._outbox,
+            on_cancel=self._thread.interrupt,
         )
         with self._lock:
             self._check_open()
@@ -210,6 +211,8 @@ class Loop:
             return
         # just before the decode, which leaves the interpreter to those who are woken
         self._outbox.deliver(self._last_seconds * max(1.0, count / self._last_count))
+        if self._make_several(fed):
+            return
         started = time.perf_counter()
         fed = self._decode(fed)
         self._last_seconds = time.perf_counter() - started
@@ -222,6 +225,42 @@ class Loop:
         for each in fed:
             if each.slot.job and not each.slot.job.pending:
                 self._answer(each)
+
+    def _make_several(self, fed: list[_Fed]) -> bool:
+        """Make as many steps in one as there is time for until something has to be handed over; whether any were made.
+
+        For a single request whose tokens nobody has to look at before the next one.
+        """
+        (first, *others) = fed
+        job = first.slot.job
+        if others or self._batch.count > 1 or self._last_count > 1 or len(self.prefixes.busy) > 1 or job is None:
+            return False
+        if not self._context.can_decode_several:
+            return False
+        seconds = self._outbox.unhurried_seconds
+        if seconds < 2 * self._last_seconds or job.remaining_tokens < 2 or not job.stream.has_text:
+            return False
+        choice = job.plain_choice()
+        if choice is None:
+            return False
+        steps = min(int(seconds / self._last_seconds), job.remaining_tokens)
+        if job.drafting:
+            steps = 1 + job.drafting.pass_by(steps - 1)
+        started = time.perf_counter()
+        made, tokens = self._context.decode_several(
+            self._batch, choice, steps=steps, end_tokens=job.end_tokens, interruption=self._thread.interruption
+        )
+        if not made:
+            return False
+        self._last_seconds = (time.perf_counter() - started) / made
+        self._step_times.record(1, self._last_seconds)
+        self.steps += made
+        for token in [*tokens, None][:made]:
+            self._note(_Fed(first.slot, list(job.pending), 0))
+            outcome = _outcome_of(job, self._context.logits(0), token)
+            if outcome:
+                self._end_by(job, outcome)
+        return True
 
     def _drop_ended(self) -> None:
         """End what was cancelled or has run out of time."""
@@ -360,12 +399,16 @@ class Loop:
             job.learn(len(fed.guesses), right)
             if right < len(fed.guesses):
                 self.prefixes.drop_behind(fed.slot)
-        if isinstance(outcome, EdgeError):
-            self._fail(job, outcome)
-        elif outcome:
-            self._finish(job, outcome)
+        if outcome:
+            self._end_by(job, outcome)
 
     # The end of a request
+
+    def _end_by(self, job: Job, outcome: FinishReason | EdgeError) -> None:
+        if isinstance(outcome, EdgeError):
+            self._fail(job, outcome)
+        else:
+            self._finish(job, outcome)
 
     def _finish(self, job: Job, reason: FinishReason) -> None:
         self._take_out(job)
@@ -399,10 +442,13 @@ class Loop:
         self._outbox.close()
 
 
-def _outcome_of(job: Job, logits: npt.NDArray[np.float32]) -> FinishReason | EdgeError | None:
-    """Choose and take a token; gives why the request ends by it, an error of its own included."""
+def _outcome_of(job: Job, logits: npt.NDArray[np.float32], token: int | None = None) -> FinishReason | EdgeError | None:
+    """Choose and take a token; gives why the request ends by it, an error of its own included.
+
+    `token` is what was sampled freely, if that was done.
+    """
     try:
-        return job.take(job.choose(logits))
+        return job.take(job.choose(logits, token))
     except EdgeError as error:
         return error
 

@@ -69,6 +69,11 @@ class Outbox:
         self._handed_bags += 1
         self._bags.put(letters)
 
+    @property
+    def unhurried_seconds(self) -> float:
+        """How long nothing need be handed over, if nothing urgent is put in."""
+        return 0.0 if self._is_urgent else self._last_time + self._interval_seconds - time.perf_counter()
+
     def close(self) -> None:
         """Hand over everything, and end the thread."""
         self.deliver()

@@ -108,6 +108,16 @@ class Speculation:
             self._account(-self._spent_seconds / step_seconds)
         return tokens[:count]
 
+    def pass_by(self, steps: int) -> int:
+        """How many steps, of at most so many, may be made without a `draft` before each, which then are."""
+        if self._gain > 0:
+            return 0
+        if not self._paused_steps:
+            return steps
+        passed = min(steps, self._paused_steps)
+        self._paused_steps -= passed
+        return passed
+
     def learn(self, drafted: int, accepted: int) -> None:
         """What became of the last draft: tokens of it that were computed, and those that were right."""
         if drafted < 1:

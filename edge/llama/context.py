@@ -17,6 +17,8 @@ from edge.llama.activations import ActivationRecorder
 from edge.llama.cpu_backend import CpuBackend
 from edge.llama.library import backend, native_function
 from edge.llama.model import Model
+from edge.llama.multi_step import is_available, run_steps
+from edge.llama.sampler import PlainChoice
 
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 _NO_POOLING = 0  # LLAMA_POOLING_TYPE_NONE: an embedding for each token
@@ -182,10 +184,35 @@ class Context:
             self._llama.llama_free(self.pointer)
             self.pointer = None
 
-    def decode(self, batch: Batch) -> None:
-        """Run the model over a batch. CacheFullError if it has no room, EngineFailedError if it cannot be computed."""
+    @property
+    def can_decode_several(self) -> bool:
+        return is_available() and self._recorder is None
+
+    def decode_several(
+        self, batch: Batch, choice: PlainChoice, *, steps: int, end_tokens: frozenset[int], interruption: bytearray
+    ) -> tuple[int, list[int]]:
+        """Run the model over a batch of one token, and over what is chosen next; see `edge.llama.multi_step`.
+
+        Where the next step cannot be made, none is: `decode` then says why. Only if `can_decode_several`.
+        """
+        self._prepare(batch)
+        return run_steps(
+            self.pointer,
+            batch.native,
+            choice,
+            vocabulary_size=self._model.vocab.size,
+            steps=steps,
+            end_tokens=end_tokens,
+            interruption=interruption,
+        )
+
+    def _prepare(self, batch: Batch) -> None:
         log.forget()
         self._processor.use_reference(self._splits_attention and batch.count == 1)
+
+    def decode(self, batch: Batch) -> None:
+        """Run the model over a batch. CacheFullError if it has no room, EngineFailedError if it cannot be computed."""
+        self._prepare(batch)
         status = self._llama.llama_decode(self.pointer, batch.native)
         if self._recorder:
             self._recorder.raise_failure()

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from edge.candidates import CANDIDATE, Logits, TokenIds, find_candidates, maxima_of
 from edge.errors import EdgeError, EngineFailedError
@@ -21,6 +22,10 @@ from edge.llama.penalized import PenalizedTokens
 from edge.llama.preselection import Mask, Preselection
 from edge.llama.sampler_chain import SamplerVocabulary, build_chain
 from edge.settings import SamplingSettings
+
+PlainChoice = tuple[int, npt.NDArray[np.void], npt.NDArray[np.float32], int]
+"""What a choice takes that depends on nothing but the logits: the address of the chain, room for the CANDIDATEs that it
+is shown and for `find_candidates` to work in, and how many of the highest logits it needs."""
 
 _FIRST_CAPACITY = 1024
 _HIGHEST_BIAS = 1e30  # within the range of float32, with room for a few of them
@@ -95,6 +100,13 @@ class Sampler:
             assert allowed is None or allowed.any(), "no token is allowed"
             _check_numbers(row.max())
         return self._draw(tokens, row)
+
+    def plain_choice(self) -> PlainChoice | None:
+        """What `choose` takes without `allowed`, if it is neither biased nor penalized and needs few tokens."""
+        if self._own_logits is not None or self._plain_count is None:
+            return None
+        chain = ctypes.cast(self._chain, ctypes.c_void_p).value or 0
+        return chain, self._candidates, self._maxima, self._plain_count
 
     def choose_from_all(self, logits: Logits, allowed: Mask | None = None) -> int:
         """What `choose` gives, by showing the chain every token: what llama.cpp would spend on it."""

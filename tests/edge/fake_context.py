@@ -19,6 +19,7 @@ import numpy.typing as npt
 from edge.constraint import Constraint
 from edge.errors import EdgeError
 from edge.llama.context import Batch, CacheFullError
+from edge.llama.sampler import PlainChoice
 
 VOCABULARY_SIZE = 64
 END = 0
@@ -73,6 +74,7 @@ class FakeContext:
         self.is_free.set()
         self._sliding_window = sliding_window
         self._can_cut = can_cut
+        self.can_decode_several = True
         self._first: dict[int, int] = {}
         self._logits: dict[int, npt.NDArray[np.float32]] = {}
 
@@ -98,6 +100,27 @@ class FakeContext:
                 self._logits[index] = np.zeros(VOCABULARY_SIZE, np.float32)
                 self._logits[index][next_token(held)] = 1.0
         self.batches.append(fed)
+
+    def decode_several(
+        self, batch: Batch, choice: PlainChoice, *, steps: int, end_tokens: frozenset[int], interruption: bytearray
+    ) -> tuple[int, list[int]]:
+        """The likeliest tokens, whatever the choice would be; now and then the last one is left to the loop."""
+        native = batch.native
+        tokens: list[int] = []
+        for made in range(steps):
+            try:
+                self.decode(batch)
+            except CacheFullError:
+                return made, tokens
+            token = int(self._logits[0].argmax())
+            if token % 5 == 0:
+                return made + 1, tokens
+            tokens.append(token)
+            if token in end_tokens or interruption[0]:
+                break
+            native.token[0] = token
+            native.pos[0] += 1
+        return len(tokens), tokens
 
     def logits(self, index: int) -> npt.NDArray[np.float32]:
         return self._logits[index]
@@ -208,6 +231,9 @@ class FakeDrafting:
             is_wrong = zlib.crc32(bytes([*self._tokens, len(guesses)])) % 4 == 0
             guesses.append((token + 1) % VOCABULARY_SIZE if is_wrong else token)
         return guesses
+
+    def pass_by(self, steps: int) -> int:
+        return steps // 2
 
     def learn(self, drafted: int, accepted: int) -> None:
         self.learned.append((drafted, accepted))

@@ -49,6 +49,25 @@ def thread() -> Iterator[ComputeThread]:
     thread.close()
 
 
+def test_a_function_that_waits_interrupts_the_step_that_is_made(thread: ComputeThread) -> None:
+    seen: list[int] = []
+    is_run = threading.Event()
+
+    class Patient(Steps):
+        def step(self) -> None:
+            seen.append(thread.interruption[0])
+            if len(seen) == 2:
+                thread.run(is_run.set)
+                seen.append(thread.interruption[0])
+            super().step()
+
+    thread.add(Patient("patient", [], count=3))
+    assert is_run.wait(10)
+    assert seen[:3] == [0, 0, 1]
+    while thread.interruption[0]:  # until it looked around
+        time.sleep(0.001)
+
+
 def test_those_who_are_busy_together_have_the_same_share_of_the_time(thread: ComputeThread) -> None:
     log: list[str] = []
     large, small = Steps("large", log, count=4, seconds=0.05), Steps("small", log, count=20, seconds=0.01)

@@ -76,6 +76,17 @@ def test_closing_hands_over_what_is_left_and_ends_the_thread() -> None:
     assert [stream.take() for stream in streams] == [[event(1), FINISH]] * 2
 
 
+def test_nothing_need_be_handed_over_until_a_screen_shows_it_anew_or_somebody_waits_for_it() -> None:
+    outbox = Outbox(interval_seconds=FOREVER)
+    assert outbox.unhurried_seconds < 0
+    stream = begun(outbox)
+    assert FOREVER - 10 < outbox.unhurried_seconds <= FOREVER
+    outbox.put(stream, event(1))
+    assert outbox.unhurried_seconds > FOREVER - 10
+    outbox.put(stream, FINISH)
+    assert outbox.unhurried_seconds == 0
+
+
 def test_tokens_behind_the_first_text_wait_for_those_of_the_next_steps_as_long_as_these_come_in_time() -> None:
     outbox = Outbox(interval_seconds=FOREVER)
     stream = begun(outbox)

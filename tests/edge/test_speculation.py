@@ -264,3 +264,31 @@ def test_drafts_keep_to_steps_that_are_computed_exactly() -> None:
     assert len(speculation.draft(16, 2)) == 1
     assert speculation.draft(16, 3) == []
     assert len(speculation.draft(16, 4)) > 2  # such a step is not exact in any case
+
+
+def test_steps_passed_by_count_towards_the_pause() -> None:
+    step_times, clock = StepTimes(), Clock()
+    step_times.record(1, 0.010)
+    oracle = Oracle(range(VOCABULARY), 0, clock, right=0.0, token_seconds=0.005)
+    speculation = Speculation(oracle, step_times, clock=clock)
+    asked = -1
+    while oracle.asked > asked:  # until it is left alone: for eight steps at first, of which one is over then
+        asked = oracle.asked
+        speculation.learn(len(speculation.draft(4, 1)), 0)
+    assert [speculation.pass_by(3), speculation.pass_by(3), speculation.pass_by(3)] == [3, 3, 1]
+    speculation.draft(4, 1)
+    assert oracle.asked == asked + 1
+
+
+def test_no_step_is_passed_by_where_drafts_pay() -> None:
+    step_times, clock = StepTimes(), Clock()
+    for tokens in (1, 2, 3, 4, 5):
+        step_times.record(tokens, 0.010)
+    speculation = Speculation(
+        Oracle(range(VOCABULARY), 0, clock, right=1.0, token_seconds=0.0), step_times, clock=clock
+    )
+    assert speculation.pass_by(5) == 5  # nothing has paid yet
+    drafted = len(speculation.draft(4, 1))
+    assert drafted == 4
+    speculation.learn(drafted, drafted)
+    assert speculation.pass_by(5) == 0
