@@ -13,6 +13,7 @@ from bench.convert_sides import OURS, Case
 from bench.encode import KindRates
 from bench.process import Measurement
 from edge.devices import examine_machine
+from edge.tables import cell, show, table
 
 _PACKAGES = ("edge-llm", "llama-cpp-python", "numpy")
 
@@ -152,22 +153,23 @@ def median_measurement(measurements: list[Measurement]) -> Measurement:
 
 
 def print_table(result: Result) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     case = result.case
     title = (
         f"{result.parameter_count:,} parameters to {', '.join(case.quantizations)},"
         f" {case.threads} threads, median of {len(result.rounds)}"
     )
-    table = Table(box=box.SIMPLE, title=title, title_justify="left", title_style="")
-    table.add_column("side")
-    for column in ("wall s", "CPU s", "RSS MB", "temp MB", "ns/weight"):
-        table.add_column(column, justify="right")
+    shown = table(
+        title,
+        ("side", "left"),
+        ("wall s", "right"),
+        ("CPU s", "right"),
+        ("RSS MB", "right"),
+        ("temp MB", "right"),
+        ("ns/weight", "right"),
+    )
     for name in result.side_names:
         steps = _step_medians(result, name)
-        table.add_row(
+        shown.add_row(
             name,
             f"{result.side_median(name, lambda run: run.wall_seconds):.1f}",
             f"{sum(step.cpu_seconds for step in steps.values()):.1f}",
@@ -177,16 +179,13 @@ def print_table(result: Result) -> None:
         )
         if len(steps) > 1:
             for step, measurement in steps.items():
-                table.add_row(
+                shown.add_row(
                     f"  {step}",
                     f"{measurement.wall_seconds:.1f}",
                     f"{measurement.cpu_seconds:.1f}",
                     f"{measurement.peak_rss_bytes / 1e6:,.0f}",
                 )
-    console = Console()
-    console.print(table)
-    for line in summary(result):
-        console.print(line, highlight=False)
+    show(shown, *map(cell, summary(result)))
 
 
 def summary(result: Result) -> list[str]:

@@ -95,7 +95,7 @@ def _finding(title: str, asked: int, first: Completion, second: Completion, step
         f"{prefilled} tokens",
         f"{new} tokens",
         f"new, of {second.usage.prompt_tokens}",
-        prefilled - new,
+        abs(prefilled - new),
         unit="",
         bar=Bar(0, "at most"),
         samples={"steps": steps, "cached_tokens": second.usage.cached_tokens},

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bench.engine_turns import Samples, Speed
 from edge.devices import examine_machine
-from edge.tables import cell, table
+from edge.tables import cell, show, table
 
 _PACKAGES = ("edge-llm", "llama-cpp-python", "llguidance", "numpy")
 _STYLES = {"holds": "green", "missed": "bold red", "skipped": "yellow", "shown": ""}
@@ -94,8 +94,6 @@ def speed_finding(
 
 
 def print_table(findings: Sequence[Finding], title: str) -> None:
-    from rich.console import Console
-
     shown = table(
         title,
         ("", "left"),
@@ -113,13 +111,8 @@ def print_table(findings: Sequence[Finding], title: str) -> None:
         texts = (finding.title, finding.ours, finding.anchor, finding.against, _value_text(finding))
         bounds = (_spread_text(finding), _bar_text(finding))
         shown.add_row(*map(cell, (*texts, *bounds)), cell(_verdict_text(finding), _STYLES[finding.verdict]))
-    console = Console()
-    console.width = max(console.width, _LEAST_WIDTH)
-    console.print(shown)
-    for finding in findings:
-        if finding.note:
-            console.print(f"{finding.title}: {finding.note}", highlight=False, markup=False)
-    console.print(machine_line(), highlight=False)
+    notes = [f"{finding.title}: {finding.note}" for finding in findings if finding.note]
+    show(shown, *map(cell, (*notes, machine_line())), least_width=_LEAST_WIDTH)
 
 
 def machine_line() -> str:

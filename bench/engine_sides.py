@@ -13,12 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from bench.engine_turns import Speed, Stopwatch
 from edge.errors import EdgeError
 from edge.llama.context import Batch, Context
 from edge.llama.model import Model
+from edge.llama.sampler import PlainChoice
 from edge.request import Completion, Event, Request, TokenEvent
 from edge.settings import ModelSettings
 from edge.stream import completion_of
@@ -126,14 +127,19 @@ def joint_tokens_per_second(runs: Sequence[Run]) -> float:
 def counted_steps() -> Iterator[list[int]]:
     """While it lasts, the number of tokens of every decode step in this process is added to the list."""
     steps: list[int] = []
-    decode = Context.decode
+    decode, decode_several = Context.decode, Context.decode_several
 
     def counting(self: Context, batch: Batch) -> None:
         steps.append(batch.count)
         decode(self, batch)
 
-    Context.decode = counting  # type: ignore[method-assign]
+    def counting_several(self: Context, batch: Batch, choice: PlainChoice, **more: Any) -> tuple[int, list[int]]:
+        made, tokens = decode_several(self, batch, choice, **more)
+        steps.extend([1] * made)
+        return made, tokens
+
+    Context.decode, Context.decode_several = counting, counting_several  # type: ignore[method-assign]
     try:
         yield steps
     finally:
-        Context.decode = decode  # type: ignore[method-assign]
+        Context.decode, Context.decode_several = decode, decode_several  # type: ignore[method-assign]

@@ -75,10 +75,6 @@ class ComputeThread:
         self.run(remove)
         is_removed.wait()
 
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
     def close(self) -> None:
         """End the thread, after all that it was asked to run."""
         self._functions.put(None)

@@ -30,7 +30,7 @@ def _about(model: ModelToPlan, plan: Plan) -> Table:
     device = plan.device
     rows = [("Model", f"{model.reference} ({model.origin})"), ("Device", f"{device.name}: {device.description}")]
     rows += [(name, _pool_text(gpu)) for name, gpu in zip(_card_names(device), device.gpus, strict=True)]
-    if len(device.gpus) > 1 and not may_spread(plan.choices[0].fit.candidate.model):
+    if len(device.gpus) > 1 and not _spreads(plan):
         rows.append(("One card only", "layers get embeddings of their own; what several cards need is not predicted"))
     if device.idle_gpus:
         names = ", ".join(device.idle_gpus)
@@ -39,6 +39,10 @@ def _about(model: ModelToPlan, plan: Plan) -> Table:
     if device.swap_bytes:
         rows.append(("Swap", f"{size_text(device.swap_bytes)} free, not counted: too slow to answer from"))
     return section("Plan", rows)
+
+
+def _spreads(plan: Plan) -> bool:
+    return may_spread(plan.choices[0].fit.candidate.model)
 
 
 def _card_names(device: Device) -> list[str]:
@@ -192,6 +196,7 @@ def document(model: ModelToPlan, plan: Plan) -> dict[str, Any]:
             "swap_bytes": device.swap_bytes,
             "idle_gpus": list(device.idle_gpus),
         },
+        "spreads_over_cards": _spreads(plan),
         "predicted": True,
         "choices": [_choice_document(model, choice, device) for choice in plan.choices],
     }

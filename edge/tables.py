@@ -15,14 +15,15 @@ TITLE_STYLE = "bold cyan"
 _ANY_WIDTH = 1_000_000  # rich has no word for it
 
 
-def show(*reports: RenderableType) -> None:
-    """Print reports to stdout: as wide as a terminal, or, in a pipe or a file, as wide as they are.
+def show(*reports: RenderableType, least_width: int = 0) -> None:
+    """Print reports to stdout: as wide as a terminal, if that has `least_width`; in a pipe, as wide as they are.
 
     There each row is one line, without the spaces that would fill it up to the longest.
     """
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else _ANY_WIDTH)
+    console.width = max(console.width, least_width)
     for report in reports:
         if sys.stdout.isatty():
             console.print(report)

@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -65,6 +66,8 @@ def test_the_table_fits_a_terminal_and_shows_each_side(
     result: Result, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     print_table(result)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80

@@ -43,11 +43,18 @@ def test_bare_loop_feeds_every_sequence_in_each_step(case: Case) -> None:
     assert speed.per_second > 0 and speed.per_cpu_second > 0
 
 
+def test_steps_made_in_one_call_are_counted_one_by_one(demo_gguf: Path) -> None:
+    with LocalEngine(demo_gguf, delivery_seconds=1.0) as opened, counted_steps() as steps:
+        prompt = opened.text_tokens("The bees danced")
+        opened.submit(Request(prompt, max_tokens=12, ignore_eos=True)).result()
+    assert steps == [len(prompt), *[1] * 11]
+
+
 def test_steps_are_counted_only_inside_the_block() -> None:
-    decode = Context.decode
+    decode, decode_several = Context.decode, Context.decode_several
     with counted_steps() as steps:
         assert Context.decode is not decode
-    assert Context.decode is decode
+    assert Context.decode is decode and Context.decode_several is decode_several
     assert steps == []
 
 

@@ -122,10 +122,11 @@ def test_the_shared_thread_ends_with_the_last_who_uses_it() -> None:
     with shared_thread() as outer:
         with shared_thread() as inner:
             assert inner is outer
-        has_run = threading.Event()
+        has_run, threads = threading.Event(), list[threading.Thread]()
+        outer.run(lambda: threads.append(threading.current_thread()))
         outer.run(has_run.set)
         assert has_run.wait(timeout=30)
-    assert not outer.is_alive
+    assert not threads[0].is_alive()
     with shared_thread() as later:
         assert later is not outer
 

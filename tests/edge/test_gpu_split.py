@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,7 +88,9 @@ def test_a_plan_says_why_a_model_with_embeddings_of_each_layer_is_on_one_card(
     use_machine(FakeMachine(memory_kb=32_000_000, available_kb=26_000_000, cards=(card, card)))
     reason = "One card only layers get embeddings of their own; what several cards need is not predicted"
     assert reason in " ".join(edge_command("plan", "google/gemma-4-E2B-it").out.split())
+    assert json.loads(edge_command("plan", "google/gemma-4-E2B-it", "--json").out)["spreads_over_cards"] is False
     assert "One card only" not in edge_command("plan", GEMMA).out
+    assert json.loads(edge_command("plan", GEMMA, "--json").out)["spreads_over_cards"] is True
     use_machine(FakeMachine(memory_kb=32_000_000, available_kb=26_000_000, cards=(card,)))
     assert "One card only" not in edge_command("plan", "google/gemma-4-E2B-it").out
 

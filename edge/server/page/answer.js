@@ -26,10 +26,14 @@ export class Answer {
     this.#stopping.abort();
   }
 
-  async run() {
+  /** `onPart` is called behind each part of the answer that arrives. */
+  async run(onPart = () => {}) {
     const body = requestOf(this.conversation, this.node);
     try {
-      for await (const part of streamChat(body, this.#stopping.signal)) this.#take(part);
+      for await (const part of streamChat(body, this.#stopping.signal)) {
+        this.#take(part);
+        onPart();
+      }
     } catch (error) {
       if (error.name === "AbortError") this.#ending = "stopped";
       else if (error instanceof ServerError) this.#fail(error);

@@ -169,8 +169,14 @@ class Page {
     if (location.hash.slice(1) !== conversation.id) history.pushState(null, "", `#${conversation.id}`);
     this.list.markOpen(conversation.id);
     this.#save(conversation).then(() => this.list.refresh());
-    const keeping = setInterval(() => this.#save(conversation), SAVE_MILLISECONDS);
-    answer.run().then(() => {
+    let kept = performance.now();
+    const keep = () => {
+      kept = performance.now();
+      this.#save(conversation);
+    };
+    const keeping = setInterval(keep, SAVE_MILLISECONDS);
+    const isLate = () => performance.now() - kept > 1.5 * SAVE_MILLISECONDS; // timers of a tab that is hidden for long are
+    answer.run(() => isLate() && keep()).then(() => {
       clearInterval(keeping);
       this.#ended(answer);
     });

@@ -63,6 +63,20 @@ def test_an_answer_of_another_tab_is_waited_for(page: Page, other: Page, server:
     assert [message["content"] for message in server.bodies[-1]["messages"]][-2:] == ["Half and half.", "Me too"]
 
 
+def test_an_answer_is_followed_in_a_tab_whose_timers_stand_still(page: Page, other: Page, server: FakeServer) -> None:
+    """As in one that has been hidden for minutes."""
+    page.evaluate("window.setInterval = () => 0")
+    server.says("Half", Wait(), " more", Wait(), ".")
+    ask(page, "Slowly")
+    expect(answers(page).last).to_have_text("Half")
+    page.wait_for_timeout(1600)
+    server.go_on()
+    expect(answers(other).last).to_have_text("Half more")
+    expect(other.locator(".note")).to_have_text(WRITTEN_ELSEWHERE)
+    server.go_on()
+    expect(answers(other).last).to_have_text("Half more.")
+
+
 def test_a_tab_that_was_closed_in_an_answer_is_not_waited_for(page: Page, other: Page, server: FakeServer) -> None:
     server.says("Half", Wait())
     ask(other, "Slowly")
