@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +73,11 @@ class LocalEngine:
                     repack_weights=settings.repack_weights,
                 )
             )
+            self.vocab: Vocab = self._model.vocab
+            # what the first prompt needs is made while the context's memory is set up
+            preparing = threading.Thread(target=self._prepare, name="edge-prepare", daemon=True)
+            preparing.start()
+            opened.callback(preparing.join)
             self._adapters = {
                 name: opened.enter_context(Adapter(self._model, wanted.path)) for name, wanted in named.items()
             }
@@ -102,7 +108,6 @@ class LocalEngine:
             opened.callback(self._loop.stop)
             self._opened = opened.pop_all()
         self.path = path
-        self.vocab: Vocab = self._model.vocab
         self._default_adapters = adapter_set([AdapterChoice(name, wanted.scale) for name, wanted in named.items()])
         self._saved_prefixes = SavedPrefixes(self._loop, self._context, file, settings, self._default_adapters)
         self._embedder = Embedder(self._model, settings.threads or physical_cores(), self._loop.call)
@@ -114,6 +119,10 @@ class LocalEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _prepare(self) -> None:
+        with suppress(EdgeError):  # whoever needs the template is told
+            _ = self.template
 
     @cached_property
     def template(self) -> PromptTemplate:

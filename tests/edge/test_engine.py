@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from edge.llama.context import Batch, Context
 from edge.llama.model import Model
 from edge.llama.sampler import Sampler
 from edge.local_engine import LocalEngine as Engine
-from edge.prompt import Message, plain_tokens
+from edge.prompt import Message, PromptTemplate, plain_tokens
 from edge.request import Completion, FinishEvent, Request, TokenEvent
 from edge.settings import ModelSettings, SamplingSettings
 from tests.tiny import write_tiny_checkpoint
@@ -387,3 +388,19 @@ def test_chat_prompt_of_a_real_model_is_answered_as_the_schema_demands(real: Eng
     prompt = tuple(real.template.tokens([question], real.vocab))
     request = Request(prompt, sampling=GREEDY, max_tokens=120, constraint=Constraint.json_schema(PERSON))
     check_person(json.loads(real.submit(request).result().text))
+
+
+def test_the_template_is_made_once_while_the_model_is_opened(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_in: list[threading.Thread] = []
+    of_model = PromptTemplate.of_model
+
+    def noting(*arguments: Any) -> PromptTemplate:
+        made_in.append(threading.current_thread())
+        return of_model(*arguments)
+
+    monkeypatch.setattr(PromptTemplate, "of_model", noting)
+    with Engine(tiny_gguf) as engine:
+        assert engine.chat_tokens([Message("user", "Bees?")]) == engine.chat_tokens([Message("user", "Bees?")])
+    (thread,) = made_in
+    assert thread is not threading.current_thread()
+    assert not thread.is_alive()
