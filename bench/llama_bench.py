@@ -1,6 +1,7 @@
 """Our prefill and decode against llama-bench's in the same run: `python -m bench.llama_bench TOOL [MODEL]`.
 
-TOOL is a llama-bench, built from the same llama.cpp as the installed binding. Both sides are measured in turn.
+TOOL is a llama-bench, built from the same llama.cpp as the installed binding. It is run with the binding's libraries: two
+builds of one source may differ by several percent. Both sides are measured in turn.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from edge.demo import find_demo_gguf
 from edge.devices import physical_cores
 from edge.errors import EdgeError
 from edge.gguf_file import read_gguf
+from edge.llama.library import library_folder
 from edge.llama.model import Model
 from edge.terminal import note, report_error
 
@@ -167,7 +169,7 @@ def _timed(command: list[str]) -> tuple[list[float], float]:
     """What a run printed, and the processor time that it took."""
     before = os.times()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
     except OSError as error:
         raise EdgeError(
             f"{command[0]} cannot be run: {error.strerror}.", hint="Give the path of a llama-bench."
@@ -178,6 +180,13 @@ def _timed(command: list[str]) -> tuple[list[float], float]:
         raise EdgeError(f"{command[0]} ended with exit code {done.returncode}.", hint=lines)
     taken = after.children_user + after.children_system - before.children_user - before.children_system
     return rates_of(done.stdout), taken
+
+
+def _environment() -> dict[str, str]:
+    """This process's own, with edge's llama.cpp first among the libraries that a program is given; not on Windows."""
+    name = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
+    folders = [str(library_folder()), *filter(None, [os.environ.get(name)])]
+    return {**os.environ, name: os.pathsep.join(folders)}
 
 
 def sides_line(sides: Sides) -> str:

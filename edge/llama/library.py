@@ -31,10 +31,11 @@ def declines_amx() -> bool:
 
 
 def _cpu_libraries() -> Iterator[Path]:
-    return _library_folder().glob("libggml-cpu*.so")
+    return library_folder().glob("libggml-cpu*.so")
 
 
-def _library_folder() -> Path:
+def library_folder() -> Path:
+    """Where llama.cpp's and ggml's libraries are."""
     return Path(llama._lib._name).parent  # where LLAMA_CPP_LIB_PATH says, or else beside the binding
 
 
@@ -45,7 +46,7 @@ def _load_processors() -> None:
     """
     count = _native("ggml_backend_reg_count", ctypes.c_size_t)
     if not count():
-        folder = _library_folder()
+        folder = library_folder()
         _native("ggml_backend_load_all_from_path", None, ctypes.c_char_p)(os.fsencode(folder))
         if not count():
             raise EdgeError(
@@ -89,7 +90,7 @@ def _native(name: str, result: Any, *arguments: Any) -> Any:
     The loader finds symbols of a library's dependencies, except on Windows. Opening libggml by its file name is no
     substitute on Linux: a wheel holds copies instead of links, and a copy knows no devices.
     """
-    libraries = [llama._lib, *(ctypes.CDLL(str(path)) for path in sorted(_library_folder().glob("*ggml*.dll")))]
+    libraries = [llama._lib, *(ctypes.CDLL(str(path)) for path in sorted(library_folder().glob("*ggml*.dll")))]
     library = next((library for library in libraries if hasattr(library, name)), None)
     if library is None:
         raise EdgeError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -39,6 +40,17 @@ def test_both_sides_have_a_figure_for_each_round(tiny_gguf: Path, tmp_path: Path
 def test_the_tool_is_run_with_the_same_settings() -> None:
     words = tool_command(Path("llama-bench"), Path("model.gguf"), SETTINGS, (32, 0), 5)
     assert " ".join(words) == "llama-bench -m model.gguf -p 32 -n 0 -r 5 -t 1 -b 512 -lm mmap -o json"
+
+
+def test_the_tool_is_run_with_the_libraries_that_edge_computes_with(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/elsewhere")
+    seen = tmp_path / "seen"
+    script = f"import os; open({str(seen)!r}, 'w').write(os.environ['LD_LIBRARY_PATH']); print({OUTPUT!r})"
+    measure_sides(_tool(tmp_path, script), tiny_gguf, SETTINGS)
+    first, second = seen.read_text(encoding="utf-8").split(os.pathsep)
+    assert list(Path(first).glob("*llama*")) and second == "/elsewhere"
 
 
 def test_a_tool_that_fails_is_quoted(tiny_gguf: Path, tmp_path: Path) -> None:
