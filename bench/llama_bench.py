@@ -1,7 +1,7 @@
 """Our prefill and decode against llama-bench's in the same run: `python -m bench.llama_bench TOOL [MODEL]`.
 
-TOOL is a llama-bench, built from the same llama.cpp as the installed binding. It is run with the binding's libraries: two
-builds of one source may differ by several percent. Both sides are measured in turn.
+TOOL is a llama-bench, built from the same llama.cpp as the installed binding. It is run with the binding's libraries:
+two builds of one source may differ by several percent. Both sides are measured in turn.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ GPU_EFFICIENCY = 0.65
 RAM_EFFICIENCY = 0.6
 """Shares of the bandwidth that decoding reaches. The card's is assumed, from published speeds of 7B and 8B models in
 Q4_K_M (RTX 3060: about 50 tokens a second); main memory's was measured on one machine, see docs/memory.md."""
-GUESSES = 16  # edge.loop.MAX_GUESSES: a step may ask for logits of so many tokens more
+GUESSES = 16  # edge.step_filling.MAX_GUESSES: a step may ask for logits of so many tokens more
 _COPY_SLACK = 1 / 8
 """Of a repacked copy, so much must be left: what others come to need can have the file's pages, but not the copy's."""
 

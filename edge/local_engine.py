@@ -27,7 +27,7 @@ from edge.llama.context import Context
 from edge.llama.model import Model
 from edge.llama.system import supports_gpu_offload
 from edge.llama.vocab import Vocab
-from edge.loop import MAX_GUESSES, Loop, Result
+from edge.loop import Loop, Result
 from edge.outbox import DELIVERY_SECONDS
 from edge.prompt import Message, PromptTemplate, plain_tokens
 from edge.prompt_lookup import PromptLookup
@@ -37,6 +37,7 @@ from edge.saved_prefixes import SavedPrefixes
 from edge.settings import DEFAULT_CONTEXT_TOKENS, AdapterSettings, ModelSettings, SamplingSettings
 from edge.slot import AdapterSet, Slot
 from edge.speculation import Drafter, Speculation
+from edge.step_filling import MAX_GUESSES
 from edge.step_times import StepTimes
 from edge.stream import Stream
 
@@ -121,7 +122,7 @@ class LocalEngine:
         self.close()
 
     def _prepare(self) -> None:
-        with suppress(EdgeError):  # whoever needs the template is told
+        with suppress(Exception):  # whoever needs the template is told
             _ = self.template
 
     @cached_property

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from typing import TypeVar
@@ -31,32 +30,17 @@ from edge.quantities import counted
 from edge.request import FinishReason, Request
 from edge.settings import ModelSettings
 from edge.slot import AdapterSet, Slot, common_prefix
+from edge.step_filling import Fed, StepFilling
 from edge.step_times import StepTimes
 from edge.stream import Stream
 from edge.thread_call import ThreadCall
 from edge.waiting import WaitingRequests
 
-MAX_GUESSES = 16
-"""Guessed tokens in a step, of all requests together; for each, logits are computed."""
-_SHORT_TOKENS = 8  # so many tokens of one request are fed in a step whatever else there is
 _RECORDED_STEPS = 4  # of steps that are like the one before, each fourth is taken for what such steps take
-_PREFILL_SLOWDOWN = 2.0  # a step with prompts in it may take so many times as long as one without
 
 Result = TypeVar("Result")
 
 _CLOSED = EngineGoneError("The engine is closed.", hint="Open the model again.")
-
-
-@dataclass(slots=True)
-class _Fed:
-    """What of a request is in the batch: its next tokens, the last of them at `index`, and guesses at what follows,
-    from `guesses_index` on."""
-
-    slot: Slot
-    tokens: list[int]
-    index: int
-    guesses: list[int] = field(default_factory=list)
-    guesses_index: int = 0
 
 
 class Loop:
@@ -83,9 +67,7 @@ class Loop:
         self._vocab = model.vocab
         self._settings = settings
         self._request_tokens = request_tokens
-        self._use_adapters = use_adapters
         self._drafting_for = drafting_for
-        self._adapters_in_use: AdapterSet = ()
         self.prefixes = PrefixCache(
             context,
             settings.parallel,
@@ -95,13 +77,13 @@ class Loop:
         )
         self._batch = Batch(context.batch_tokens, settings.parallel)
         self._step_times = StepTimes()
+        self._filling = StepFilling(self._batch, self.prefixes, self._step_times, use_adapters)
         self._waiting = WaitingRequests()
         self._outbox = Outbox(delivery_seconds)
         self._compiler: ConstraintCompiler | None = None
         self._compiler_lock = threading.Lock()
         self._lock = threading.Lock()
         self._in_flight = 0
-        self._free_guesses = 0
         self._last_count, self._last_seconds = 1, inf
         self._is_stopped = False
         self._end: EdgeError | None = None
@@ -204,7 +186,7 @@ class Loop:
     def _step(self) -> None:
         self._drop_ended()
         self._admit()
-        fed = self._fill_batch()
+        fed = self._filling.fill()
         count = self._batch.count
         if not fed:
             self._outbox.deliver()
@@ -226,7 +208,7 @@ class Loop:
             if each.slot.job and not each.slot.job.pending:
                 self._answer(each)
 
-    def _make_several(self, fed: list[_Fed]) -> bool:
+    def _make_several(self, fed: list[Fed]) -> bool:
         """Make as many steps in one as there is time for until something has to be handed over; whether any were made.
 
         For a single request whose tokens nobody has to look at before the next one.
@@ -256,7 +238,7 @@ class Loop:
         self._step_times.record(1, self._last_seconds)
         self.steps += made
         for token in [*tokens, None][:made]:
-            self._note(_Fed(first.slot, list(job.pending), 0))
+            self._note(Fed(first.slot, list(job.pending), 0))
             outcome = _outcome_of(job, self._context.logits(0), token)
             if outcome:
                 self._end_by(job, outcome)
@@ -300,68 +282,7 @@ class Loop:
         if reason:
             self._finish(job, reason)
 
-    def _fill_batch(self) -> list[_Fed]:
-        """Put the running requests' next tokens into the batch: answers whole, prompts where they do not disturb."""
-        self._batch.clear()
-        running = self._next_group()
-        answering = [(slot, job) for slot, job in running if len(job.pending) <= _SHORT_TOKENS]
-        if len(answering) > 1:
-            answering.sort(key=lambda pair: len(pair[1].pending))  # where room is short, it is for one token of each
-        prefilling = [(slot, job) for slot, job in running if len(job.pending) > _SHORT_TOKENS]
-        fed = [each for slot, job in answering if (each := self._feed(slot, job, self._batch.room))]
-        room = self._batch.room
-        if prefilling and fed:
-            room = self._step_times.largest_within(self._batch.count, _PREFILL_SLOWDOWN, room)
-        prefilling.sort(key=lambda pair: len(pair[1].pending))  # what the short ones leave goes to the long ones
-        for index, (slot, job) in enumerate(prefilling):
-            each = self._feed(slot, job, room // (len(prefilling) - index))
-            if each:
-                fed.append(each)
-                room -= len(each.tokens)
-        if not prefilling:
-            self._free_guesses = MAX_GUESSES
-            for each in fed:
-                self._add_guesses(each)
-        return fed
-
-    def _next_group(self) -> list[tuple[Slot, Job]]:
-        """Running requests with one set of adapters; those with other sets have their turn in the next steps."""
-        running = [(slot, slot.job) for slot in self.prefixes.busy if slot.job]
-        if all(slot.adapters == self._adapters_in_use for slot, _ in running):
-            return running
-        sets = list(dict.fromkeys(slot.adapters for slot, _ in running))
-        last = sets.index(self._adapters_in_use) if self._adapters_in_use in sets else -1
-        chosen = sets[(last + 1) % len(sets)]
-        self._use_adapters(chosen)
-        self._adapters_in_use = chosen
-        return [(slot, job) for slot, job in running if slot.adapters == chosen]
-
-    def _feed(self, slot: Slot, job: Job, room: int) -> _Fed | None:
-        """Put a request's next tokens into the batch, up to where a checkpoint has to be made."""
-        held = len(slot.held_tokens)
-        if job.checkpoint_positions and job.is_prefilling:
-            room = min([room, *(position - held for position in job.checkpoint_positions if position > held)])
-        tokens = job.pending[:room]
-        if not tokens:
-            return None
-        is_whole = len(tokens) == len(job.pending)
-        index = self._batch.add(tokens, sequence=slot.sequence, position=held, last_logits=is_whole)
-        return _Fed(slot, tokens, index)
-
-    def _add_guesses(self, fed: _Fed) -> None:
-        """Add guesses at what follows, where the request has some and there is room for them."""
-        job = fed.slot.job
-        if job is None or job.drafting is None or job.is_prefilling or len(fed.tokens) < len(job.pending):
-            return  # not behind a prompt, where a checkpoint may be made of what the sequence then holds
-        limit = min(self._batch.room, self._free_guesses, job.remaining_tokens - 1)
-        guesses = job.drafting.draft(limit, self._batch.count) if limit > 0 else []
-        self._free_guesses -= len(guesses)
-        if guesses:
-            position = len(fed.slot.held_tokens) + len(fed.tokens)
-            fed.guesses = guesses
-            fed.guesses_index = self._batch.add_all_wanted(guesses, sequence=fed.slot.sequence, position=position)
-
-    def _decode(self, fed: list[_Fed]) -> list[_Fed]:
+    def _decode(self, fed: list[Fed]) -> list[Fed]:
         """Compute the batch; gives what of it was. Without room, idle sequences go first, then the newest request."""
         while True:
             try:
@@ -374,13 +295,13 @@ class Loop:
                 self._fail(newest, error)
                 return []
 
-    def _note(self, fed: _Fed) -> None:
+    def _note(self, fed: Fed) -> None:
         """What was fed is held."""
         assert fed.slot.job is not None
         del fed.slot.job.pending[: len(fed.tokens)]
         self.prefixes.computed(fed.slot, fed.tokens)
 
-    def _answer(self, fed: _Fed) -> None:
+    def _answer(self, fed: Fed) -> None:
         """Choose a request's next token; and behind each guess that it turns out to be, the one after."""
         job = fed.slot.job
         assert job is not None

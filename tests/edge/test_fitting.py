@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from edge.device_profiles import Device, MemoryPool, find_device
 from edge.fitting import GPU_EFFICIENCY, GUESSES, Fit, Shortfall, context_of, decode_speed, fit, gpu_shortfall
-from edge.loop import MAX_GUESSES
 from edge.memory import Placement, predict_memory
 from edge.settings import ModelSettings
+from edge.step_filling import MAX_GUESSES
 from tests.edge.published import EXPERTS, GEMMA, LLAMA, RECURRENT, candidate
 
 RTX_3060 = find_device("rtx-3060-12gb")

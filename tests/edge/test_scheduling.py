@@ -150,7 +150,7 @@ class KnownStepTimes(StepTimes):
 def test_long_prompt_does_not_hold_up_an_answer_that_is_being_written() -> None:
     context = FakeContext(batch_tokens=20)
     with running(context, parallel=2) as loop:
-        loop._step_times = times = KnownStepTimes(room=9)
+        loop._step_times = loop._filling._step_times = times = KnownStepTimes(room=9)
         first = loop.submit(request(prompt(5), 12))
         streams: list[Stream] = []
 
