@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edge.engine import Engine
     from edge.fitted_model import FittedModel, Wanted
     from edge.request import Completion, Request
-    from edge.settings import ModelSettings, SamplingSettings
+    from edge.settings import AdapterSettings, ModelSettings, SamplingSettings
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A .gguf file, a checkpoint directory, org/name[:QUANT], or demo.")
@@ -258,20 +258,29 @@ def _open_fitted(
     model: str, quantization: str | None, lora: list[str] | None, wanted: Wanted, *, is_quiet: bool
 ) -> Engine:
     """The model in this process, with the best settings that fit."""
-    from edge.adapters import resolve_adapter
     from edge.engine import Engine
     from edge.fitted_model import fit_model
     from edge.terminal import note
 
     path = resolve_model(model, quantization)
-    adapters = tuple(resolve_adapter(reference, path) for reference in lora or [])
+    adapters = _adapters(lora, path) if lora else ()
     fitted = fit_model(path, wanted.with_settings(adapters=adapters))
     say_fit(fitted, note, is_quiet=is_quiet)
     return fitted.open(lambda settings: Engine(fitted.file, settings, isolate=False), note)
 
 
+def _adapters(references: list[str], model: Path) -> tuple[AdapterSettings, ...]:
+    from edge.adapters import resolve_adapter
+
+    return tuple(resolve_adapter(reference, model) for reference in references)
+
+
 def resolve_model(model: str, quantization: str | None) -> Path:
     """The file of a model, made if need be; when asked again, it is found at once."""
+    from edge.model_file import is_file
+
+    if quantization is None and is_file(model):
+        return Path(model).expanduser()
     from edge.models import resolve
     from edge.terminal import byte_progress
 

@@ -16,6 +16,7 @@ from edge.conversion_record import record_conversion
 from edge.demo import DEMO_NAME, build_demo_checkpoint, find_demo_gguf
 from edge.errors import EdgeError
 from edge.hub import Hub, HuggingFaceHub
+from edge.model_file import DEMO, is_file
 from edge.pull import DEFAULT_QUANTIZATION, Chooser, Puller, find_current
 from edge.store import Store
 from edge.store_record import Record, Source
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 DEMO_QUANTIZATION = "F16"  # so small a model loses its way when it is quantized further
 
-_DEMO = re.compile(r"demo(?::(?P<quantization>\w+))?")
 _HUB_NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?::(?P<quantization>\w+))?")
 
 
@@ -68,7 +68,7 @@ def obtain(
     cache = ConversionCache(cache_directory(), converter, progress)
     store = Store(cache.folder)
     place = os.path.expanduser(reference)  # noqa: PTH111 - these two never raise, whatever a person types
-    if demo := _DEMO.fullmatch(reference):
+    if demo := DEMO.fullmatch(reference):
         return _demo(store, cache, _one_quantization(quantization, demo["quantization"]))
     if os.path.isdir(place):  # noqa: PTH112
         directory = Path(place).resolve()
@@ -108,7 +108,7 @@ def puller(hub: Hub | None = None, converter: Converter = convert_in_process) ->
 def hub_name(reference: str, quantization: str | None) -> str | None:
     """The name on the hub that a reference stands for, with its quantization if it has one; None if it is none."""
     is_path = os.path.exists(os.path.expanduser(reference))  # noqa: PTH110, PTH111
-    match = None if is_path or _DEMO.fullmatch(reference) else _match_hub_name(reference)
+    match = None if is_path or DEMO.fullmatch(reference) else _match_hub_name(reference)
     if match is None:
         return None
     wanted = _one_quantization(quantization, match["quantization"])
@@ -117,11 +117,6 @@ def hub_name(reference: str, quantization: str | None) -> str | None:
 
 def _match_hub_name(reference: str) -> re.Match[str] | None:
     return None if reference.lower().endswith(".gguf") else _HUB_NAME.fullmatch(reference)
-
-
-def is_file(reference: str) -> bool:
-    """Whether a reference names a file on this disk. Never raises, whatever a person types."""
-    return not _DEMO.fullmatch(reference) and os.path.isfile(os.path.expanduser(reference))  # noqa: PTH111, PTH113
 
 
 def cache_directory() -> Path:

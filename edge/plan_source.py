@@ -17,8 +17,9 @@ from edge.fitting import Candidate
 from edge.gguf_file import read_gguf
 from edge.gguf_format import FILE_TYPES
 from edge.hub_headers import HeaderSource, HubHeaders
+from edge.model_file import is_file
 from edge.model_shape import ModelShape, StoredTensor, model_of, stored_model
-from edge.models import hub_name, is_file
+from edge.models import hub_name
 from edge.published_models import published_config, published_names
 from edge.quantities import size_text
 

@@ -113,7 +113,8 @@ def rm(
 
 def _pulled(reference: str, quantization: str | None, lock: Path | None) -> Record:
     from edge.locked_pull import pull_one
-    from edge.models import hub_name, is_file, obtain, puller
+    from edge.model_file import is_file
+    from edge.models import hub_name, obtain, puller
     from edge.terminal import byte_progress
 
     if is_file(reference):
