@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from edge.compute_thread import ComputeThread
 from edge.constraint import Constraint
 from edge.errors import EdgeError, EngineBusyError
+from edge.llama.context import CacheFullError
 from edge.loop import Loop
 from edge.request import AdapterChoice, Request
 from edge.settings import ModelSettings, SamplingSettings
@@ -98,6 +99,7 @@ prompts = st.lists(st.integers(1, 3), min_size=1, max_size=40)  # few tokens, so
     sliding_window=st.sampled_from([0, 5]),
     is_guessing=st.booleans(),
     worth_keeping_tokens=st.sampled_from([1, 4, 32]),
+    can_decode_several=st.booleans(),
 )
 def test_requests_get_the_same_tokens_together_as_alone(
     jobs: list[tuple[list[int], int]],
@@ -108,10 +110,12 @@ def test_requests_get_the_same_tokens_together_as_alone(
     sliding_window: int,
     is_guessing: bool,
     worth_keeping_tokens: int,
+    can_decode_several: bool,
 ) -> None:
     context = FakeContext(
         context_tokens=context_tokens, batch_tokens=batch_tokens, can_cut=can_cut, sliding_window=sliding_window
     )
+    context.can_decode_several = can_decode_several
     with running(
         context,
         parallel=parallel,
@@ -123,6 +127,14 @@ def test_requests_get_the_same_tokens_together_as_alone(
         streams = [loop.submit(request(tokens, max_tokens)) for tokens, max_tokens in jobs]
         found = [list(stream.result().tokens) for stream in streams]
     assert found == [completion_of(tokens, max_tokens) for tokens, max_tokens in jobs]
+
+
+def test_full_cache_in_the_midst_of_several_steps_is_told_by_a_single_one() -> None:
+    context = FakeContext(context_tokens=60)
+    fail_at(context, 9, CacheFullError("The KV cache is full."))
+    with running(context) as loop, pytest.raises(EdgeError, match=r"^The KV cache is full\.$"):
+        loop.submit(request(endless_prompt(), 30)).result()
+    assert len(context.batches) == 9
 
 
 def test_prompt_is_fed_in_chunks_that_fill_the_batch() -> None:
