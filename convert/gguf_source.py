@@ -34,6 +34,7 @@ def gguf_source(file: GGUFFile) -> Source:
     family = next((family.name for family in FAMILIES if family.gguf_name == file.architecture), file.architecture)
     return Source(
         name=_name(file),
+        path=file.path,
         family=family,
         architecture=file.architecture,
         tensors=tuple(map(_plan_tensor, file.tensors.values())),

@@ -58,6 +58,8 @@ class ConversionPlan:
     """What the file will not do as the checkpoint does, in words for a person."""
     checkpoint: Checkpoint | None = None
     """What the files are made of, with its tokenizer and chat template; None for an adapter or a GGUF file."""
+    source: Path | None = None
+    """The directory or file that they are made of; None for an adapter."""
     tokenizer_limitations: tuple[Limitation, ...] = ()
     matrix: ImportanceMatrix | None = None
     """How much each column of a quantized tensor matters."""
@@ -102,6 +104,7 @@ def plan_conversion(
         files=tuple(_plan_file(path, recipe, source, options) for path, recipe in targets.items()),
         limitations=source.limitations,
         checkpoint=source.checkpoint,
+        source=source.path,
         tokenizer_limitations=source.tokenizer_limitations,
         matrix=options.matrix,
     )

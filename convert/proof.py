@@ -65,7 +65,7 @@ class Proof:
     tensors: TensorProof | None
     """None if that check failed."""
     source: Path | None = None
-    """The checkpoint that the file was held against."""
+    """The checkpoint's directory or the GGUF file that the file was held against."""
 
     @property
     def passed(self) -> tuple[str, ...]:
@@ -133,8 +133,7 @@ class _Prover:
         if against_logits is not None:
             steps["logits"] = lambda: self._check_logits(against_logits)
         checks = tuple(_made(name, step) for name, step in steps.items())
-        checkpoint = self._plan.checkpoint if self._plan else None
-        source = checkpoint.directory if checkpoint else None
+        source = self._plan.source if self._plan else None
         return Proof(self._file.path, self._file.file_bytes, checks, self._tensors, source)
 
     def _check_tensors(self) -> _Finding:

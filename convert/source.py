@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from convert.checkpoint import Checkpoint
 from convert.families import Family, check_reproducible, find_family
@@ -25,6 +26,8 @@ class Source:
 
     name: str
     """What files are named after."""
+    path: Path
+    """The checkpoint's directory, or the file."""
     family: str
     architecture: str
     """GGUF's name of the architecture."""
@@ -50,6 +53,7 @@ def checkpoint_source(checkpoint: Checkpoint) -> Source:
     tokenizer_limitations = (limitation.words for limitation in vocabulary.limitations)
     return Source(
         name=checkpoint.model_name,
+        path=checkpoint.directory,
         family=family.name,
         architecture=family.gguf_name,
         tensors=tensors,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.pipeline import plan_checkpoint, write_checkpoint
+from convert.pipeline import plan_checkpoint, prove_file, write_checkpoint
 from convert.plan import open_source
 from convert.verify import verify_against
 from edge.errors import EdgeError
@@ -95,6 +95,7 @@ def test_plan_of_a_gguf_file_is_exact_and_written_nowhere(bfloat16: Path, tmp_pa
 def test_file_is_verified_against_the_file_it_was_made_of(bfloat16: Path, tiny: TinyFolder, tmp_path: Path) -> None:
     (path,) = write_checkpoint(bfloat16, ["Q4_K_M"], tmp_path)
     assert verify_against(path, bfloat16).errors == verify_against(path, tiny("llama3")).errors
+    assert prove_file(path, bfloat16).source == bfloat16
     (other,) = write_checkpoint(tiny("llama3-published"), ["BF16"], tmp_path)
     with pytest.raises(EdgeError, match=r"The file was made from another checkpoint\."):
         verify_against(path, other)
