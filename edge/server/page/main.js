@@ -347,7 +347,7 @@ class Page {
     window.addEventListener("hashchange", () => this.#openAddressed());
     window.addEventListener("pagehide", () => {
       const answered = [...this.#answers.values()].map(({ conversation }) => conversation);
-      this.store.putAtOnce([...answered, ...this.#unsaved.keys()].filter((each) => this.#isStored(each)));
+      this.store.leave([...answered, ...this.#unsaved.keys()].filter((each) => this.#isStored(each)));
     });
     document.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || event.defaultPrevented || document.querySelector("dialog[open]")) return;

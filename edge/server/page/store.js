@@ -4,6 +4,7 @@
  */
 
 import { mentions, titleOf } from "./conversation.js";
+import { forgetLeft, leaveBehind, leftBehind } from "./left_behind.js";
 import { nothingTaken, takeIn } from "./merging.js";
 
 const DATABASE = "edge";
@@ -11,11 +12,14 @@ const VERSION = 1;
 
 /** The store of this browser. `isKept` says whether conversations outlive the page. */
 export async function openStore() {
+  let store;
   try {
-    return new BrowserStore(await opened());
+    store = new BrowserStore(await opened());
   } catch {
     return new MemoryStore();
   }
+  await store.takeInLeft();
+  return store;
 }
 
 function opened() {
@@ -46,6 +50,7 @@ class BrowserStore {
   isKept = true;
   #stored = new WeakMap(); // of each conversation at hand, what was stored when it was last read or written
   #writing = new Map(); // transactions of `put` that have not ended, and their conversations
+  #left = new Set(); // ids of conversations that this page left behind, and then came back
 
   constructor(database) {
     this.database = database;
@@ -84,34 +89,36 @@ class BrowserStore {
     const store = transaction.objectStore("conversations");
     const theirs = await answerOf(store.get(conversation.id)); // nobody writes between this and the end
     const taken = theirs === undefined ? nothingTaken() : this.#take(conversation, theirs);
-    const before = this.#stored.get(conversation);
-    this.#stored.set(conversation, structuredClone(conversation));
+    const written = structuredClone(conversation);
     store.put(conversation);
     transaction.objectStore("summaries").put(summaryOf(conversation));
-    try {
-      await ended(transaction);
-    } catch (error) {
-      this.#stored.set(conversation, before);
-      throw error;
-    }
+    await ended(transaction);
+    this.#stored.set(conversation, written);
+    if (this.#left.delete(conversation.id)) forgetLeft(conversation.id);
     this.channel.postMessage({ id: conversation.id, answering });
     return taken;
   }
 
-  /**
-   * Stores conversations as the page goes, and those that are being written: there is no time left to read what another
-   * tab stored a moment ago, and a `put` that still reads it would never write.
-   */
-  putAtOnce(conversations) {
-    const all = new Set([...conversations, ...this.#writing.values()]);
-    if (all.size === 0) return;
-    for (const writing of this.#writing.keys()) abort(writing);
-    const transaction = this.database.transaction(["conversations", "summaries"], "readwrite");
-    for (const conversation of all) {
-      transaction.objectStore("conversations").put(conversation);
-      transaction.objectStore("summaries").put(summaryOf(conversation));
+  /** As the page goes: leaves these conversations to the next page, and those that are being written. */
+  leave(conversations) {
+    for (const conversation of new Set([...conversations, ...this.#writing.values()])) {
+      leaveBehind(conversation, this.#stored.get(conversation));
+      this.#left.add(conversation.id);
     }
-    transaction.commit();
+  }
+
+  /** Stores what a page that was closed left behind, unless another tab has removed it. */
+  async takeInLeft() {
+    for (const { conversation, stored } of leftBehind()) {
+      try {
+        const isGone = stored !== undefined && (await this.get(conversation.id)) === undefined;
+        if (stored !== undefined) this.#stored.set(conversation, stored);
+        if (!isGone) await this.put(conversation);
+        forgetLeft(conversation.id);
+      } catch {
+        // no room for it now: the next page tries again
+      }
+    }
   }
 
   #take(conversation, theirs, options) {
@@ -121,6 +128,7 @@ class BrowserStore {
   }
 
   async remove(id) {
+    forgetLeft(id);
     for (const [writing, conversation] of this.#writing) if (conversation.id === id) this.#writing.delete(writing);
     const transaction = this.database.transaction(["conversations", "summaries"], "readwrite");
     transaction.objectStore("conversations").delete(id);
@@ -166,14 +174,6 @@ function ended(transaction) {
   });
 }
 
-function abort(transaction) {
-  try {
-    transaction.abort();
-  } catch {
-    // it has just ended
-  }
-}
-
 class MemoryStore {
   isKept = false;
   #conversations = new Map();
@@ -193,7 +193,7 @@ class MemoryStore {
     return nothingTaken();
   }
 
-  putAtOnce() {}
+  leave() {}
 
   async remove(id) {
     this.#conversations.delete(id);

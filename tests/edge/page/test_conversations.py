@@ -141,6 +141,42 @@ def test_an_answer_that_ended_as_the_page_is_closed_is_kept(page: Page, server: 
     expect(page.locator(".note")).to_have_count(0)
 
 
+def test_what_a_closed_page_left_is_taken_in_once(page: Page, server: FakeServer) -> None:
+    server.says("Half", Wait())
+    ask(page, "Hi")
+    expect(answers(page)).to_have_text("Half")
+    expect(titles(page)).to_have_text(["Hi"])
+    page.evaluate(NEVER_READ)
+    page.goto("about:blank")
+    other = page.context.new_page()
+    other.goto(server.address)
+    act(other, "Hi", "Delete")
+    expect(titles(other)).to_have_count(0)
+    page.goto(server.address)
+    expect(titles(page)).to_have_count(0)
+    assert page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('edge.left.'))") == []
+
+
+def test_what_was_left_of_a_conversation_that_is_gone_or_of_none_is_forgotten(page: Page, server: FakeServer) -> None:
+    ask_and_wait(page, "Hi")
+    left = page.evaluate(
+        """async () => {
+            const request = indexedDB.open("edge");
+            const database = await new Promise((resolve) => { request.onsuccess = () => resolve(request.result); });
+            const all = database.transaction("conversations").objectStore("conversations").getAll();
+            const [conversation] = await new Promise((resolve) => { all.onsuccess = () => resolve(all.result); });
+            const left = { conversation: { ...conversation, id: "gone" }, stored: conversation };
+            localStorage.setItem("edge.left.gone", JSON.stringify(left));
+            localStorage.setItem("edge.left.nothing", "{");
+            return Object.keys(localStorage).length;
+        }"""
+    )
+    assert left >= 2
+    page.reload()
+    expect(titles(page)).to_have_text(["Hi"])
+    assert page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('edge.left.'))") == []
+
+
 def test_a_setting_of_the_last_moment_is_kept(page: Page, server: FakeServer) -> None:
     ask_and_wait(page, "Hi")
     open_settings(page)
