@@ -118,16 +118,17 @@ class OutputFile:
     def write(self, document: Mapping[str, Any]) -> None:
         """Append an answer with one write. EdgeError if it does not fit; the file then ends with the last whole one."""
         line = encoded_line(document)
+        end = self._end + len(line)
         try:
             _write_all(self._file, line)
             if time.monotonic() - self._synced > _FSYNC_SECONDS:
                 self._sync()
         except BaseException as error:
-            self._cut_back()
+            self._cut_back(end)
             if isinstance(error, OSError):
                 raise _unwritable(self.path, error) from error
             raise
-        self._end += len(line)
+        self._end = end
 
     def close(self) -> None:
         if self._file.closed:
@@ -144,8 +145,9 @@ class OutputFile:
             os.fsync(self._file.fileno())
         self._synced = time.monotonic()
 
-    def _cut_back(self) -> None:
-        if self._is_regular:
+    def _cut_back(self, whole_end: int) -> None:
+        """Drop what was written of a line, unless it is whole."""
+        if self._is_regular and os.fstat(self._file.fileno()).st_size < whole_end:
             self._file.truncate(self._end)
 
 

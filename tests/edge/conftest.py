@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from edge.cli import main
+from edge.speculation import Speculation
+from edge.step_times import StepTimes
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,19 @@ def edge_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         return Outcome(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def free_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether guesses pay depends on the machine; here they always seem to, so that every one is computed."""
+    monkeypatch.setattr(StepTimes, "predict", lambda times, tokens: 1.0 + 1e-6 * tokens)
+    monkeypatch.setattr(StepTimes, "largest_tokens", 4096)
+
+
+@pytest.fixture
+def guesses_at_every_step(free_guesses: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as can be: no steps are made in one call without a look for guesses before each."""
+    monkeypatch.setattr(Speculation, "pass_by", lambda speculation, steps: 0)
 
 
 def error_lines(outcome: Outcome) -> list[str]:

@@ -185,21 +185,25 @@ def test_full_disk_is_one_error_and_leaves_whole_lines_only(tmp_path: Path, monk
     assert path.read_bytes() == line
 
 
-def test_interruption_in_the_middle_of_a_line_leaves_none_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("written_bytes", "kept"), [(1, 1), (9, 1), (10, 2)])
+def test_interrupted_while_a_line_is_written_it_is_there_whole_or_not_at_all(
+    written_bytes: int, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "out.jsonl"
+    path, documents = tmp_path / "out.jsonl", [{"id": 1}, {"id": 2}]
+    assert len(encoded_line(documents[1])) == 10
 
-    def write_half(file: Any, content: bytes) -> None:
-        file.write(content[:10])
+    def interrupted(file: Any, content: bytes) -> None:
+        file.write(content[:written_bytes])
         raise KeyboardInterrupt
 
     with OutputFile(path, examine_output(path, [], "in.jsonl")) as output:
-        output.write({"id": 1})
-        monkeypatch.setattr(edge.batch_output, "_write_all", write_half)
-        with pytest.raises(KeyboardInterrupt):
-            output.write({"id": 2})
-    assert path.read_bytes() == b'{"id": 1}\n'
+        output.write(documents[0])
+        with monkeypatch.context() as patched:
+            patched.setattr(edge.batch_output, "_write_all", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                output.write(documents[1])
+    assert answers_in(path) == documents[:kept]
+    assert path.read_bytes().endswith(b"}\n")
 
 
 def test_output_is_synced_to_the_disk_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,6 @@ from edge.local_engine import LocalEngine
 from edge.prompt import plain_tokens
 from edge.request import Request
 from edge.settings import ModelSettings, SamplingSettings
-from edge.step_times import StepTimes
 from tests.tiny import write_tiny_checkpoint
 
 HELD, MORE = 560, 60  # from 512 cells on, the attention to a single token would be split over the threads
@@ -173,11 +172,8 @@ def test_context_of_another_ggml_says_that_attention_is_not_alike(tmp_path: Path
 # What the engine makes of it
 
 
-def test_weights_that_are_not_exact_are_computed_without_drafts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(StepTimes, "predict", lambda times, tokens: 1.0 + 1e-6 * tokens)  # guesses always seem to pay
-    monkeypatch.setattr(StepTimes, "largest_tokens", 4096)
+@pytest.mark.usefixtures("guesses_at_every_step")
+def test_weights_that_are_not_exact_are_computed_without_drafts(tmp_path: Path) -> None:
     drafted = {}
     for quantization in ("Q8_0", "F16"):
         with LocalEngine(written("llama3", quantization, tmp_path), SETTINGS) as engine:

@@ -25,7 +25,6 @@ from edge.memory import Placement, repacked_bytes
 from edge.model_shape import stored_model
 from edge.request import Completion, Request
 from edge.settings import ModelSettings, SamplingSettings
-from edge.step_times import StepTimes
 
 MEBIBYTE = 1 << 20
 SETTINGS = ModelSettings(context_tokens=512, threads=2)
@@ -85,13 +84,12 @@ def answer(path: Path, settings: ModelSettings, prompt: str = PROMPT) -> Complet
         return engine.submit(replace(request, ignore_eos=True)).result()
 
 
+@pytest.mark.usefixtures("guesses_at_every_step")
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_K_M", "IQ4_NL", "Q4_1"])
 @pytest.mark.parametrize("repack_weights", [True, False])
 def test_greedy_answers_are_the_same_with_drafts_and_without(
-    models: dict[str, Path], name: str, repack_weights: bool, monkeypatch: pytest.MonkeyPatch
+    models: dict[str, Path], name: str, repack_weights: bool
 ) -> None:
-    monkeypatch.setattr(StepTimes, "predict", lambda times, tokens: 1.0 + 1e-6 * tokens)  # guesses always seem to pay
-    monkeypatch.setattr(StepTimes, "largest_tokens", 4096)
     settings = replace(SETTINGS, repack_weights=repack_weights)
     drafted = answer(models[name], settings)
     alone = answer(models[name], replace(settings, speculation="off"))
@@ -99,6 +97,7 @@ def test_greedy_answers_are_the_same_with_drafts_and_without(
     assert alone.usage.drafted_tokens == 0
 
 
+@pytest.mark.usefixtures("guesses_at_every_step")
 def test_draft_model_changes_no_answer_where_weights_are_not_repacked(models: dict[str, Path]) -> None:
     settings = replace(SETTINGS, repack_weights=False)
     drafted = answer(models["Q4_0"], replace(settings, draft_model=models["Q4_1"]))

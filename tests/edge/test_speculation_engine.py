@@ -20,8 +20,9 @@ from edge.prompt import plain_tokens
 from edge.prompt_lookup import PromptLookup
 from edge.request import Completion, Request
 from edge.settings import ModelSettings, SamplingSettings
-from edge.step_times import StepTimes
 from tests.tiny import write_tiny_checkpoint
+
+pytestmark = pytest.mark.usefixtures("free_guesses")
 
 GREEDY = SamplingSettings(temperature=0)
 SAMPLED = SamplingSettings(temperature=0.8, seed=7)
@@ -30,13 +31,6 @@ SETTINGS = ModelSettings(context_tokens=512, threads=1, parallel=3)
 OFF = replace(SETTINGS, speculation="off")
 NUMBERS = "one two three four five six seven eight nine ten eleven twelve"
 LIST = Constraint.json_schema({"type": "array", "items": {"enum": ["bees", "honey"]}, "minItems": 4, "maxItems": 6})
-
-
-@pytest.fixture(autouse=True)
-def _guesses_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether guesses pay depends on the machine; here they always seem to, so that every one is computed."""
-    monkeypatch.setattr(StepTimes, "predict", lambda times, tokens: 1.0 + 1e-6 * tokens)
-    monkeypatch.setattr(StepTimes, "largest_tokens", 4096)
 
 
 class BlindDrafter:
@@ -145,6 +139,7 @@ def test_streams_side_by_side_say_what_they_say_alone(
     assert [told(each) for each in found] == [told(each) for each in expected]
 
 
+@pytest.mark.usefixtures("guesses_at_every_step")
 def test_copy_of_the_prompt_is_guessed(demo_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(demo_gguf, "prompt", monkeypatch) as engine:
         (completion,) = answers(engine, requests(engine)[:1])
@@ -152,6 +147,7 @@ def test_copy_of_the_prompt_is_guessed(demo_gguf: Path, monkeypatch: pytest.Monk
     assert completion.usage.accepted_tokens >= 8
 
 
+@pytest.mark.usefixtures("guesses_at_every_step")
 @pytest.mark.parametrize("quantization", ["Q8_0", "Q4_K_M"])
 def test_long_contexts_say_the_same_with_and_without(
     quantization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
