@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge.errors import EdgeError
-from edge.model_commands import KVCacheType, Lora, Model, NoRepack, Quantization, Threads, model_settings
+from edge.model_commands import (
+    KVCacheType,
+    Lora,
+    Model,
+    NoRepack,
+    Quantization,
+    Threads,
+    model_settings,
+    resolve_adapters,
+    resolve_model,
+)
 
 if TYPE_CHECKING:
     from edge.batch import Totals
@@ -102,13 +112,8 @@ def _open_settings(
     """The model's file, and the settings with its adapters."""
     from dataclasses import replace
 
-    from edge.adapters import resolve_adapter
-    from edge.models import resolve
-    from edge.terminal import byte_progress
-
-    with byte_progress("Converting") as progress:
-        path = resolve(model, quantization=quantization, progress=progress)
-    return path, replace(settings, adapters=tuple(resolve_adapter(reference, path) for reference in lora or []))
+    path = resolve_model(model, quantization)
+    return path, replace(settings, adapters=resolve_adapters(lora, path))
 
 
 def _answer(

@@ -26,6 +26,7 @@ from edge.model_commands import (
     Ubatch,
     model_settings,
     repack_choice,
+    resolve_adapters,
     resolve_model,
     say_fit,
     wanted_model,
@@ -145,11 +146,7 @@ def _models(reference: str, quantization: str | None, lora: list[str], wanted: W
 
     def resolve(reference: str, quantization: str | None = None, lora: list[str] | None = None) -> ModelChoice:
         path = resolve_model(reference, quantization)
-        if not lora:
-            return ModelChoice(reference, quantization, path)
-        from edge.adapters import resolve_adapter
-
-        return ModelChoice(reference, quantization, path, tuple(resolve_adapter(each, path) for each in lora))
+        return ModelChoice(reference, quantization, path, resolve_adapters(lora, path))
 
     def open_engine(choice: ModelChoice) -> ClosableEngine:
         from edge.engine import Engine

@@ -263,13 +263,15 @@ def _open_fitted(
     from edge.terminal import note
 
     path = resolve_model(model, quantization)
-    adapters = _adapters(lora, path) if lora else ()
-    fitted = fit_model(path, wanted.with_settings(adapters=adapters))
+    fitted = fit_model(path, wanted.with_settings(adapters=resolve_adapters(lora, path)))
     say_fit(fitted, note, is_quiet=is_quiet)
     return fitted.open(lambda settings: Engine(fitted.file, settings, isolate=False), note)
 
 
-def _adapters(references: list[str], model: Path) -> tuple[AdapterSettings, ...]:
+def resolve_adapters(references: list[str] | None, model: Path) -> tuple[AdapterSettings, ...]:
+    """What --lora means for the model's file."""
+    if not references:
+        return ()
     from edge.adapters import resolve_adapter
 
     return tuple(resolve_adapter(reference, model) for reference in references)

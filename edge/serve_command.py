@@ -16,6 +16,7 @@ from edge.model_commands import (
     Repack,
     Ubatch,
     repack_choice,
+    resolve_adapters,
     resolve_model,
     wanted_model,
 )
@@ -168,15 +169,13 @@ def _sources(
     references: list[str], quantization: str | None, lora: list[str], wanted: Wanted, limit_bytes: int | None
 ) -> list[ModelSource]:
     """The models' files, converted or downloaded where need be; adapters are for the first one."""
-    from edge.adapters import resolve_adapter
     from edge.server.model_files import fitted_source
 
     sources = []
     for index, given in enumerate(references):
         name, reference = _named(given)
         path = resolve_model(reference, quantization)
-        adapters = tuple(resolve_adapter(each, path) for each in lora) if index == 0 else ()
-        chosen = wanted.with_settings(adapters=adapters)
+        chosen = wanted.with_settings(adapters=resolve_adapters(lora, path) if index == 0 else ())
         sources.append(fitted_source(name or _name_of(reference, path), path, chosen, limit_bytes))
     return sources
 
