@@ -1,6 +1,7 @@
 /**
  * What a page had not stored when it was closed. IndexedDB drops what it has not written when a page goes; what is in
- * localStorage at that moment stays, and the next page takes it in. Where there is no room for it, it is lost.
+ * localStorage at that moment stays, and a page that is open beside it, or else the next one, takes it in. Where there
+ * is no room for it, it is lost.
  */
 
 const PREFIX = "edge.left.";
@@ -25,6 +26,13 @@ export function leftBehind() {
     }
   }
   return found;
+}
+
+/** Calls `listener()` when another page has left something behind. */
+export function onLeft(listener) {
+  window.addEventListener("storage", ({ key, newValue }) => {
+    if (key?.startsWith(PREFIX) && newValue !== null) listener();
+  });
 }
 
 /** A conversation need not be taken in any more. */

@@ -262,11 +262,12 @@ class Page {
 
   async #changedElsewhere({ id, answering }) {
     this.list.refresh();
+    const written = [this.#others.writingIn(id), answering].filter((nodeId) => nodeId); // before, and now
     this.#others.heard(id, answering);
     const conversation = this.#answers.get(id)?.conversation ?? (id === this.#current.id ? this.#current : undefined);
     if (conversation === undefined) return;
     const taken = await this.store.refresh(conversation, { follows: this.#follows(conversation) });
-    if (taken !== null) this.#showTaken(conversation, answering === null ? taken : { ...taken, nodes: taken.nodes.add(answering) });
+    if (taken !== null) this.#showTaken(conversation, { ...taken, nodes: new Set([...taken.nodes, ...written]) });
     else if (conversation === this.#current && !this.#answers.has(id)) this.startNew();
   }
 

@@ -4,7 +4,7 @@
  */
 
 import { mentions, titleOf } from "./conversation.js";
-import { forgetLeft, leaveBehind, leftBehind } from "./left_behind.js";
+import { forgetLeft, leaveBehind, leftBehind, onLeft } from "./left_behind.js";
 import { nothingTaken, takeIn } from "./merging.js";
 
 const DATABASE = "edge";
@@ -60,6 +60,9 @@ class BrowserStore {
   /** Calls `listener({ id, answering })` when another tab has stored or removed a conversation; see `put`. */
   onChange(listener) {
     this.channel.onmessage = ({ data }) => listener(data);
+    onLeft(async () => {
+      for (const id of await this.takeInLeft()) listener({ id, answering: null });
+    });
   }
 
   async list() {
@@ -107,18 +110,23 @@ class BrowserStore {
     }
   }
 
-  /** Stores what a page that was closed left behind, unless another tab has removed it. */
+  /** Stores what a page that was closed left behind, unless another tab has removed it; gives the ids of what it stored. */
   async takeInLeft() {
+    const ids = [];
     for (const { conversation, stored } of leftBehind()) {
       try {
         const isGone = stored !== undefined && (await this.get(conversation.id)) === undefined;
         if (stored !== undefined) this.#stored.set(conversation, stored);
-        if (!isGone) await this.put(conversation);
+        if (!isGone) {
+          await this.put(conversation);
+          ids.push(conversation.id);
+        }
         forgetLeft(conversation.id);
       } catch {
         // no room for it now: the next page tries again
       }
     }
+    return ids;
   }
 
   #take(conversation, theirs, options) {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -45,6 +47,7 @@ class FakeServer:
         self.models: list[dict[str, Any]] = [{"id": "tiny-model", "object": "model", "context_tokens": 512}]
         self.key: str | None = None
         self.was_left = threading.Event()
+        """Whether the connection of an answer has ended."""
         self._permits = threading.Semaphore(0)
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
         self._http.daemon_threads = True
@@ -105,12 +108,16 @@ def _handler_of(server: FakeServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.end_headers()
-            try:
+            threading.Thread(target=self._notice_leaving, daemon=True).start()
+            with contextlib.suppress(OSError):
                 for event in events(server, reply):
                     self.wfile.write(f"{event}\n\n".encode())
                     self.wfile.flush()
-            except OSError:
-                server.was_left.set()
+
+        def _notice_leaving(self) -> None:
+            with contextlib.suppress(OSError):
+                self.connection.recv(1, socket.MSG_PEEK)
+            server.was_left.set()
 
         def _is_refused(self) -> bool:
             if server.key is None or self.headers.get("Authorization") == f"Bearer {server.key}":
@@ -135,7 +142,6 @@ def events(server: FakeServer, reply: Reply) -> Iterator[str]:
         if isinstance(step, Drop):
             return
         if isinstance(step, Wait):
-            yield ": waiting"  # a listener that is gone is noticed by writing
             server.wait()
         elif isinstance(step, dict):
             yield _data({"error": step})

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.edge.page.acting import answers, ask, ask_and_wait, open_settings, questions, titles
+from tests.edge.page.acting import (
+    answers,
+    ask,
+    ask_and_wait,
+    keep_from_storing,
+    left_behind,
+    open_settings,
+    questions,
+    titles,
+)
 from tests.edge.page.fake_server import FakeServer, Wait
 
 
@@ -116,23 +125,11 @@ def test_an_answer_that_a_closed_page_cut_off_says_so(page: Page, server: FakeSe
     expect(page.locator(".note")).to_have_text("The page was closed before this answer was complete.")
 
 
-# Writing takes as long as the page is open: what is read before it is read again and again.
-NEVER_READ = """() => {
-    const get = IDBObjectStore.prototype.get;
-    IDBObjectStore.prototype.get = function (id) {
-        const reading = { error: null };
-        const again = () => { get.call(this, id).onsuccess = again; };
-        again();
-        return reading;
-    };
-}"""
-
-
 def test_an_answer_that_ended_as_the_page_is_closed_is_kept(page: Page, server: FakeServer) -> None:
     server.says("The first half, ", Wait(), "and the second.")
     ask(page, "Hi")
     expect(answers(page)).to_have_text("The first half,")
-    page.evaluate(NEVER_READ)
+    keep_from_storing(page)
     server.go_on()
     expect(answers(page)).to_have_text("The first half, and the second.")
     expect(page.get_by_role("button", name="Answer again")).to_be_visible()
@@ -146,7 +143,7 @@ def test_what_a_closed_page_left_is_taken_in_once(page: Page, server: FakeServer
     ask(page, "Hi")
     expect(answers(page)).to_have_text("Half")
     expect(titles(page)).to_have_text(["Hi"])
-    page.evaluate(NEVER_READ)
+    keep_from_storing(page)
     page.goto("about:blank")
     other = page.context.new_page()
     other.goto(server.address)
@@ -154,7 +151,7 @@ def test_what_a_closed_page_left_is_taken_in_once(page: Page, server: FakeServer
     expect(titles(other)).to_have_count(0)
     page.goto(server.address)
     expect(titles(page)).to_have_count(0)
-    assert page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('edge.left.'))") == []
+    assert left_behind(page) == []
 
 
 def test_what_was_left_of_a_conversation_that_is_gone_or_of_none_is_forgotten(page: Page, server: FakeServer) -> None:
@@ -174,13 +171,13 @@ def test_what_was_left_of_a_conversation_that_is_gone_or_of_none_is_forgotten(pa
     assert left >= 2
     page.reload()
     expect(titles(page)).to_have_text(["Hi"])
-    assert page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('edge.left.'))") == []
+    assert left_behind(page) == []
 
 
 def test_a_setting_of_the_last_moment_is_kept(page: Page, server: FakeServer) -> None:
     ask_and_wait(page, "Hi")
     open_settings(page)
-    page.evaluate(NEVER_READ)
+    keep_from_storing(page)
     page.get_by_label("System prompt").fill("Be brief.")
     page.reload()
     open_settings(page)

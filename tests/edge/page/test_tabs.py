@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.edge.page.acting import answers, ask, ask_and_wait, module, open_settings, questions, titles
+from tests.edge.page.acting import (
+    answers,
+    ask,
+    ask_and_wait,
+    keep_from_storing,
+    left_behind,
+    module,
+    open_settings,
+    questions,
+    titles,
+)
 from tests.edge.page.fake_server import FakeServer, Wait
 
 WRITTEN_ELSEWHERE = "Another tab is writing this answer."
@@ -86,6 +96,23 @@ def test_a_tab_that_was_closed_in_an_answer_is_not_waited_for(page: Page, other:
     expect(page.locator(".note")).to_have_text("The page was closed before this answer was complete.")
     ask_and_wait(page, "Go on")
     expect(questions(page)).to_have_text(["Begin", "Slowly", "Go on"])
+
+
+def test_what_a_tab_could_not_store_before_it_was_closed_is_taken_in(
+    page: Page, other: Page, server: FakeServer
+) -> None:
+    server.says("Half", Wait(), " and half.")
+    ask(other, "Slowly")
+    expect(answers(page).last).to_have_text("Half")
+    keep_from_storing(other)
+    server.go_on()
+    expect(answers(other).last).to_have_text("Half and half.")
+    other.close()
+    expect(answers(page).last).to_have_text("Half and half.")
+    expect(page.locator(".note")).to_have_count(0)
+    page.reload()
+    expect(answers(page).last).to_have_text("Half and half.")
+    assert left_behind(page) == []
 
 
 def test_what_is_typed_stays_while_another_tab_goes_on(page: Page, other: Page, server: FakeServer) -> None:
