@@ -1,42 +1,55 @@
 """The `edge` command: each subcommand parses its arguments, calls one library function and prints the result.
 
-Everything heavy is imported inside the commands, so that help is instant.
+Everything heavy is imported inside the commands, so that help is instant; and of the commands only the one that is
+asked for, since reading what options all of them have takes longer than many of them do.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from edge.batch_command import batch
-from edge.bench_command import bench
-from edge.chat_command import chat
 from edge.errors import EdgeError
-from edge.file_commands import convert, inspect, verify
-from edge.model_commands import bake, run
-from edge.plan_command import plan
-from edge.results import Json, print_result
-from edge.serve_command import serve
-from edge.store_commands import list_models, pull, rm
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Turn Hugging Face checkpoints into quantized GGUF files and run them on your own hardware.",
-)
-
-for command in (convert, verify, inspect, run, chat, serve, bake, batch, bench, plan):
-    app.command()(command)
-app.command()(pull)
-app.command("list")(list_models)
-app.command()(rm)
+COMMANDS = {
+    "convert": "edge.file_commands:convert",
+    "verify": "edge.file_commands:verify",
+    "inspect": "edge.file_commands:inspect",
+    "run": "edge.model_commands:run",
+    "chat": "edge.chat_command:chat",
+    "serve": "edge.serve_command:serve",
+    "bake": "edge.model_commands:bake",
+    "batch": "edge.batch_command:batch",
+    "bench": "edge.bench_command:bench",
+    "plan": "edge.plan_command:plan",
+    "pull": "edge.store_commands:pull",
+    "list": "edge.store_commands:list_models",
+    "rm": "edge.store_commands:rm",
+    "doctor": "edge.doctor_command:doctor",
+}
+"""Where the function of each subcommand is."""
 
 
-@app.callback(invoke_without_command=True)
+def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """The command with these subcommands."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Turn Hugging Face checkpoints into quantized GGUF files and run them on your own hardware.",
+    )
+    app.callback(invoke_without_command=True)(_options)
+    for name in names:
+        module, _, function = COMMANDS[name].partition(":")
+        app.command(name)(getattr(import_module(module), function))
+    return app
+
+
 def _options(show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if show_version:
         from importlib.metadata import version
@@ -45,31 +58,14 @@ def _options(show_version: Annotated[bool, typer.Option("--version", help="Print
         raise typer.Exit
 
 
-@app.command()
-def doctor(
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="[MODEL]", help="Model whose decoding is measured; default: the demo, if installed."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Show what this machine and this installation can do, and what to change."""
-    from edge.demo import find_demo_gguf
-    from edge.doctor import examine
-    from edge.doctor_report import render
-    from edge.models import cache_directory, resolve
-
-    report = examine(cache_directory(), resolve(model) if model else find_demo_gguf())
-    print_result(report.to_json(), [render(report)], as_json)
-
-
 def main() -> None:
     """The console script: exit code 0 done, 1 EdgeError, 2 usage, 130 interrupted."""
     from edge.terminal import report_error, warnings_as_notes
 
+    asked = [word for word in sys.argv[1:2] if word in COMMANDS]
     try:
         with warnings_as_notes():
-            app(standalone_mode=True)
+            make_app(asked or COMMANDS)(standalone_mode=True)
     except EdgeError as error:
         report_error(error)
         sys.exit(1)

@@ -117,6 +117,13 @@ def _open_isolated(path: Path, settings: ModelSettings | None) -> LocalEngine | 
 
 
 def _open_here(model: Path | GGUFFile, settings: ModelSettings | None) -> LocalEngine | WorkerEngine:
-    from edge.local_engine import LocalEngine
+    from edge.gguf_file import read_gguf
+    from edge.model_loading import ModelLoading
+    from edge.settings import ModelSettings
 
-    return LocalEngine(model, settings)
+    settings = settings or ModelSettings()
+    file = read_gguf(model) if isinstance(model, Path) else model
+    with ModelLoading(file, settings) as loading:  # before the imports, which take as long
+        from edge.local_engine import LocalEngine
+
+        return LocalEngine(file, settings, loading=loading)

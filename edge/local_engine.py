@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from edge.adapter_check import check_adapter, check_is_model
+from edge.adapter_check import check_adapter
 from edge.checked import CheckedStream, submit_checked
 from edge.compute_thread import ComputeThread, shared_thread
 from edge.devices import physical_cores
@@ -28,6 +28,7 @@ from edge.llama.model import Model
 from edge.llama.system import supports_gpu_offload
 from edge.llama.vocab import Vocab
 from edge.loop import Loop, Result
+from edge.model_loading import ModelLoading
 from edge.outbox import DELIVERY_SECONDS
 from edge.prompt import Message, PromptTemplate, plain_tokens
 from edge.prompt_lookup import PromptLookup
@@ -54,26 +55,23 @@ class LocalEngine:
         settings: ModelSettings | None = None,
         *,
         delivery_seconds: float = DELIVERY_SECONDS,
+        loading: ModelLoading | None = None,
     ) -> None:
-        """`delivery_seconds` is how long a token in the midst of an answer may wait for others to be read with."""
+        """`delivery_seconds` is how long a token in the midst of an answer may wait for others to be read with.
+
+        `loading` is of the same model and settings, if it has begun.
+        """
         settings = settings or ModelSettings()
         file = read_gguf(model) if isinstance(model, Path) else model  # native code only sees files that are sound
         path = file.path  # of a split model, the first part
-        check_is_model(file)
         named = adapters_by_name(settings.adapters)
         adapters: dict[str, GGUFFile] = {}
-        for name, wanted in named.items():
-            adapters[name] = read_gguf(wanted.path)
-            check_adapter(adapters[name], file)
         with ExitStack() as opened:
-            self._model = opened.enter_context(
-                Model(
-                    path,
-                    gpu_layers=settings.gpu_layers,
-                    gpu_split=settings.gpu_split,
-                    repack_weights=settings.repack_weights,
-                )
-            )
+            loading = opened.enter_context(loading or ModelLoading(file, settings))
+            for name, wanted in named.items():
+                adapters[name] = read_gguf(wanted.path)
+                check_adapter(adapters[name], file)
+            self._model = opened.enter_context(loading.take())
             self.vocab: Vocab = self._model.vocab
             # what the first prompt needs is made while the context's memory is set up
             preparing = threading.Thread(target=self._prepare, name="edge-prepare", daemon=True)

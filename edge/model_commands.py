@@ -180,17 +180,18 @@ def _prompt_text(prompt: str) -> str:
 
 
 def _constraint(schema: Path | None, regex: str | None, grammar: Path | None) -> Constraint | None:
-    from edge.constraint import Constraint
-
     options = {"--schema": schema, "--regex": regex, "--grammar": grammar}
     given = [name for name, value in options.items() if value is not None]
+    if not given:
+        return None
+    from edge.constraint import Constraint
+
     if len(given) > 1:
         raise EdgeError(f"{' and '.join(given)} exclude each other.", hint="Give one constraint.")
     if regex is not None:
         return Constraint.regex(regex)
     path = schema or grammar
-    if path is None:
-        return None
+    assert path
     text = _file_text(path)
     return Constraint.json_schema(text) if schema else Constraint.grammar(text)
 

@@ -47,6 +47,7 @@ def test_hooks_are_where_pyinstaller_looks_for_them() -> None:
     (folders,) = (point.load()() for point in entry_points(group="pyinstaller40") if point.value.startswith("edge."))
     assert {path.name for folder in folders for path in Path(folder).glob("hook-*.py")} == {
         "hook-convert.py",
+        "hook-edge.cli.py",
         "hook-edge.py",
     }
 

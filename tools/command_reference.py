@@ -50,9 +50,9 @@ def command_names() -> list[str]:
     """The commands of `edge` that its help shows."""
     from typer.main import get_command
 
-    from edge.cli import app
+    from edge.cli import make_app
 
-    commands = getattr(get_command(app), "commands", {})
+    commands = getattr(get_command(make_app()), "commands", {})
     return [name for name, command in commands.items() if not command.hidden]
 
 

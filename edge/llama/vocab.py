@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from edge.errors import EdgeError
 from edge.llama.library import backend
 
@@ -150,6 +148,8 @@ class Vocab:
         mark = next(iter(self._tokenize("\0", False)[-1:]), None)
         if mark is None or self.piece(mark) != b"\0":
             return None
+        import numpy as np  # where it is not loaded yet, the model is read in meanwhile
+
         tokens = np.full(2 * self.size, mark, dtype=np.int32)
         tokens[1::2] = np.arange(self.size, dtype=np.int32)
         tokens = np.delete(tokens, (2 * mark, 2 * mark + 1))

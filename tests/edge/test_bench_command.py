@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import bench.suite
 from bench.record import Record, read_records, record_line
 from bench.suite import BenchPlan, QualityPlan
-from edge.cli import app
+from edge.cli import make_app
 from edge.errors import EdgeError
 from tests.bench.bench_records import DECODE, SETTINGS, make_record
 
@@ -25,7 +25,7 @@ SAMPLES = {DECODE: (100.0, 101.0, 99.0, 100.5, 102.0)}
 
 
 def _invoke(*words: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["bench", *words])
+    result = CliRunner().invoke(make_app(), ["bench", *words])
     if isinstance(result.exception, EdgeError):
         raise result.exception
     return result.exit_code, result.stdout
@@ -144,7 +144,7 @@ def test_beside_llama_bench_s_format_the_verdict_is_said(
 ) -> None:
     earlier = _earlier(tmp_path, tiny_gguf, (200.0, 201.0, 202.0, 203.0, 204.0))
     words = ["bench", str(tiny_gguf), "--threads", "1", "--compare", str(earlier), "--format", "llama-bench"]
-    result = CliRunner().invoke(app, words)
+    result = CliRunner().invoke(make_app(), words)
     assert result.exit_code == 1
     assert len(json.loads(result.stdout)) == 1
     assert result.stderr.splitlines()[-1] == "Against the earlier run: worse (1 worse by more than 5%)"
@@ -168,7 +168,7 @@ def test_what_there_is_no_room_for_is_printed_and_kept_elsewhere(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     html = tmp_path / "run.html"
-    result = CliRunner().invoke(app, ["bench", str(tiny_gguf), "--out", "/dev/full", "--html", str(html)])
+    result = CliRunner().invoke(make_app(), ["bench", str(tiny_gguf), "--out", "/dev/full", "--html", str(html)])
     assert "decode, 128 tokens" in result.stdout
     assert html.is_file()
     assert isinstance(result.exception, EdgeError)
@@ -183,7 +183,7 @@ def test_without_room_anywhere_the_figures_are_printed(
     plans: list[BenchPlan], tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    result = CliRunner().invoke(app, ["bench", str(tiny_gguf), "--out", "/dev/full"])
+    result = CliRunner().invoke(make_app(), ["bench", str(tiny_gguf), "--out", "/dev/full"])
     assert "decode, 128 tokens" in result.stdout
     assert isinstance(result.exception, EdgeError)
     assert result.exception.hint == "The figures above are all that is left; make room before you measure again."
@@ -248,7 +248,7 @@ def test_an_interrupted_run_is_reported_and_not_compared(
     earlier = _earlier(tmp_path, tiny_gguf, (200.0, 201.0, 202.0, 203.0, 204.0))
     out, usual = tmp_path / "now.jsonl", signal.getsignal(signal.SIGINT)
     words = ["bench", str(tiny_gguf), "--threads", "1", "--compare", str(earlier), "--out", str(out)]
-    result = CliRunner().invoke(app, words)
+    result = CliRunner().invoke(make_app(), words)
     assert result.exit_code == 130
     assert "interrupted" in result.stdout and "Against the earlier run" not in result.stdout
     assert result.stderr.splitlines()[-1] == f"Interrupted runs are not compared; {earlier} was left alone."

@@ -14,6 +14,7 @@ from rich.text import Text
 
 import edge.engine
 import edge.models
+from edge.cli import COMMANDS
 from edge.errors import EdgeError
 from edge.gguf_file import GGUFFile
 from edge.settings import ModelSettings
@@ -365,6 +366,25 @@ except SystemExit:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "heavy:"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_of_all_commands_only_the_one_that_is_asked_for_is_imported(name: str) -> None:
+    code = f"""
+import sys
+from edge.cli import COMMANDS, main
+sys.argv = ["edge", {name!r}, "--help"]
+try:
+    main()
+except SystemExit:
+    modules = {{function.partition(":")[0] for function in COMMANDS.values()}}
+    print("imported:", *sorted(name for name in modules if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.lstrip().startswith(f"Usage: edge {name} ")
+    imported = done.stdout.splitlines()[-1].split()[1:]
+    assert COMMANDS[name].partition(":")[0] in imported
+    assert set(imported) <= {COMMANDS[name].partition(":")[0], "edge.model_commands"}  # whose options others share
 
 
 def test_sessions_are_listed_without_prompt_and_llama_cpp(tmp_path: Path) -> None:

@@ -68,9 +68,9 @@ print(record["load_average"], record["cores"])
 
 def test_a_measurement_goes_without_fresh_processes(tiny_gguf: Path) -> None:
     code = """
-from edge.cli import app
+from edge.cli import make_app
 effort = ["--pp", "16", "--tg", "8", "--parallel", "2", "--rounds", "1", "--threads", "1"]
-app(["bench", sys.argv[1], *effort], standalone_mode=False)
+make_app()(["bench", sys.argv[1], *effort], standalone_mode=False)
 """
     printed = _run(code, str(tiny_gguf))
     assert "decode, 8 tokens" in printed
@@ -80,8 +80,8 @@ app(["bench", sys.argv[1], *effort], standalone_mode=False)
 
 def test_a_plan_is_made() -> None:
     code = """
-from edge.cli import app
-app(["plan", "google/gemma-2-9b-it", "--device", "rtx-3060-12gb"], standalone_mode=False)
+from edge.cli import make_app
+make_app()(["plan", "google/gemma-2-9b-it", "--device", "rtx-3060-12gb"], standalone_mode=False)
 """
     assert "best quality" in _run(code)
 
