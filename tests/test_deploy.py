@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from edge.cli import app
+from edge.cli import make_app
 from edge.llama import amx
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +57,7 @@ def instructions(stage: str, name: str) -> list[str]:
 def check_serve_options(words: list[str]) -> None:
     """The command is one of edge's, with options that it has."""
     assert words[0] == "serve"
-    command = getattr(get_command(app), "commands", {})["serve"]
+    command = getattr(get_command(make_app()), "commands", {})["serve"]
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known
 
