@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Self
 
 from edge.adapter_check import check_is_model
-from edge.errors import EdgeError
 from edge.gguf_file import GGUFFile
 from edge.llama.model import Model
 from edge.settings import ModelSettings
@@ -42,14 +41,14 @@ class ModelLoading:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._is_ended:
-            with suppress(EdgeError):  # nobody wants it any more
+            with suppress(Exception):  # nobody wants it any more
                 self.take().close()
 
     def take(self) -> Model:
         """Wait for the model, which is the caller's from now on. EdgeError if it cannot be loaded."""
         try:
             model = self._call.result()
-        except EdgeError:
+        except Exception:
             self._is_ended = True
             raise
         self._is_ended = True

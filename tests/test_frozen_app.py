@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,8 @@ def test_hooks_are_where_pyinstaller_looks_for_them() -> None:
         "hook-edge.cli.py",
         "hook-edge.py",
     }
+    commands = runpy.run_path(str(Path(folders[0]) / "hook-edge.cli.py"))["hiddenimports"]
+    assert all(find_spec(name) for name in commands) and "edge.serve_command" in commands
 
 
 def test_frozen_app_answers_as_an_unfrozen_one_and_outlives_its_engine(

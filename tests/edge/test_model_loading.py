@@ -60,6 +60,15 @@ def test_model_that_cannot_be_loaded_is_one_error(tiny_gguf: Path, tmp_path: Pat
         pass
 
 
+def test_defect_while_loading_is_told_too(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> Model:
+        raise OSError("the library is gone")
+
+    monkeypatch.setattr(edge.model_loading, "Model", broken)
+    with pytest.raises(OSError, match="the library is gone"):
+        Engine(tiny_gguf, SETTINGS, isolate=False)
+
+
 def test_engine_that_is_refused_its_adapter_keeps_no_model(tiny_gguf: Path, loaded: list[Model]) -> None:
     settings = replace(SETTINGS, adapters=(AdapterSettings(tiny_gguf, 1.0),))
     with pytest.raises(EdgeError):
